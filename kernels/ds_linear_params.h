@@ -1,0 +1,27 @@
+// What a linear (matrix product) service or kernel is told. Every field was checked by the caller.
+#ifndef DS_LINEAR_PARAMS_H
+#define DS_LINEAR_PARAMS_H
+
+#include "ds_dtype.h"
+#include <stdint.h>
+
+// output = input · weightᵀ + bias + residual (torch.nn.functional.linear), absent terms left out, accumulated
+// in float32. Each operand is row-major with its last dimension contiguous; row strides count elements.
+// The output overlaps no input. rows == 0 or out_features == 0 does nothing; in_features == 0 sums nothing.
+typedef struct ds_linear_params {
+  ds_dtype dtype; // of every operand
+  int64_t rows;
+  int64_t in_features;
+  int64_t out_features;
+  const void *input; // [rows, in_features]
+  int64_t input_row_stride;
+  const void *weight; // [out_features, in_features]
+  int64_t weight_row_stride;
+  const void *bias;     // [out_features], contiguous; NULL: none
+  const void *residual; // [rows, out_features]; NULL: none
+  int64_t residual_row_stride;
+  void *output; // [rows, out_features]
+  int64_t output_row_stride;
+} ds_linear_params;
+
+#endif
