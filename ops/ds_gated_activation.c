@@ -1,0 +1,50 @@
+#include "ds_gated_activation.h"
+#include "ds_check.h"
+#include "ds_run.h"
+
+static const char op[] = "ds_diffusers::gated_activation";
+
+ds_status ds_gated_activation_sizes(const ds_tensor *activation, int64_t *sizes) {
+  const int32_t last = activation->rank - 1;
+  if (last < 0 || activation->sizes[last] % 2 != 0)
+    return ds_shape_error(op, "activation", activation, "of rank 1 or more with an even last dimension");
+  for (int32_t i = 0; i < last; i++) sizes[i] = activation->sizes[i];
+  sizes[last] = activation->sizes[last] / 2;
+  return DS_OK;
+}
+
+// The output's shape is the activation's with the last dimension halved.
+static ds_status check_output(const ds_tensor *activation, const ds_tensor *output) {
+  DS_CHECK(ds_check_alike(op, "output", output, "activation", activation));
+  const int32_t last = activation->rank - 1;
+  int right = output->rank == activation->rank;
+  for (int32_t i = 0; right && i <= last; i++)
+    right = output->sizes[i] == (i == last ? activation->sizes[i] / 2 : activation->sizes[i]);
+  if (!right) return ds_shape_error(op, "output", output, "activation's with the last dimension halved");
+  if (!ds_tensor_is_contiguous(output))
+    return ds_error(DS_E_STRIDE, "%s: output is not contiguous, must be contiguous", op);
+  return DS_OK;
+}
+
+ds_status ds_gated_activation(const ds_context *context, const ds_tensor *activation, const ds_tensor *bias,
+                              int64_t activation_type, const ds_tensor *output) {
+  DS_CHECK(ds_check_tensor(op, "activation", activation));
+  const int32_t last = activation->rank - 1;
+  if (last < 0 || activation->sizes[last] % 2 != 0)
+    return ds_shape_error(op, "activation", activation, "of rank 1 or more with an even last dimension");
+  DS_CHECK(ds_check_optional_vector(op, "bias", bias, activation->sizes[last],
+                                    "the size of activation's last dimension", "activation", activation));
+  DS_CHECK(ds_check_activation_type(op, activation_type));
+  DS_CHECK(check_output(activation, output));
+  DS_CHECK(ds_check_backend(op, context, activation->device_type));
+  if (ds_tensor_numel(activation) == 0) return DS_OK;
+
+  ds_gated_activation_params params = {.dtype = activation->dtype,
+                                       .cols = activation->sizes[last] / 2,
+                                       .bias = bias == NULL ? NULL : bias->data,
+                                       .activation_type = (ds_activation_type)activation_type,
+                                       .output = output->data};
+  params.rows = ds_tensor_numel(activation) / activation->sizes[last];
+  DS_CHECK(ds_tensor_rows("activation", activation, -1, &params.input));
+  return ds_run_gated_activation(context, activation->device_type, &params);
+}
