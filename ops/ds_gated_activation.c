@@ -4,10 +4,16 @@
 
 static const char op[] = "ds_diffusers::gated_activation";
 
-ds_status ds_gated_activation_sizes(const ds_tensor *activation, int64_t *sizes) {
-  const int32_t last = activation->rank - 1;
-  if (last < 0 || activation->sizes[last] % 2 != 0)
+static ds_status check_activation(const ds_tensor *activation) {
+  DS_CHECK(ds_check_tensor(op, "activation", activation));
+  if (activation->rank < 1 || activation->sizes[activation->rank - 1] % 2 != 0)
     return ds_shape_error(op, "activation", activation, "of rank 1 or more with an even last dimension");
+  return DS_OK;
+}
+
+ds_status ds_gated_activation_sizes(const ds_tensor *activation, int64_t *sizes) {
+  DS_CHECK(check_activation(activation));
+  const int32_t last = activation->rank - 1;
   for (int32_t i = 0; i < last; i++) sizes[i] = activation->sizes[i];
   sizes[last] = activation->sizes[last] / 2;
   return DS_OK;
@@ -28,10 +34,8 @@ static ds_status check_output(const ds_tensor *activation, const ds_tensor *outp
 
 ds_status ds_gated_activation(const ds_context *context, const ds_tensor *activation, const ds_tensor *bias,
                               int64_t activation_type, const ds_tensor *output) {
-  DS_CHECK(ds_check_tensor(op, "activation", activation));
+  DS_CHECK(check_activation(activation));
   const int32_t last = activation->rank - 1;
-  if (last < 0 || activation->sizes[last] % 2 != 0)
-    return ds_shape_error(op, "activation", activation, "of rank 1 or more with an even last dimension");
   DS_CHECK(ds_check_optional_vector(op, "bias", bias, activation->sizes[last],
                                     "the size of activation's last dimension", "activation", activation));
   DS_CHECK(ds_check_activation_type(op, activation_type));

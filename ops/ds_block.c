@@ -1,0 +1,271 @@
+#include "ds_block.h"
+#include "ds_block_plan.h"
+#include "ds_run.h"
+
+// A matrix with contiguous rows, all at one stride (in elements).
+typedef struct matrix {
+  void *data;
+  int64_t row_stride;
+} matrix;
+
+// A Linear's parameters, and the output features that a product of several of them has together.
+typedef struct projection {
+  const ds_tensor *weight;
+  const ds_tensor *bias;
+  int64_t out_features;
+} projection;
+
+typedef struct norm {
+  const ds_tensor *weight;
+  const ds_tensor *bias;
+} norm;
+
+static matrix own_matrix(const ds_block_call *call, ds_block_buffer index, int64_t cols) {
+  return (matrix){ds_block_buffer_at(call, index), cols};
+}
+
+static matrix columns_from(const ds_block_call *call, matrix whole, int64_t first_column) {
+  const int64_t bytes = first_column * (int64_t)ds_dtype_bytes(call->dtype);
+  return (matrix){(char *)whole.data + bytes, whole.row_stride};
+}
+
+static ds_rows rows_of(const ds_block_call *call, matrix source) {
+  ds_rows rows = ds_rows_contiguous(source.data, call->shape.rows, call->shape.channels);
+  rows.strides[0] = source.row_stride;
+  return rows;
+}
+
+static const void *data_or_null(const ds_tensor *tensor) {
+  return tensor == NULL ? NULL : tensor->data;
+}
+
+// output = input · weightᵀ + bias + residual; residual.data NULL: none.
+static ds_status linear(const ds_block_call *call, int64_t rows, matrix input, projection weights,
+                        matrix residual, matrix output) {
+  const ds_tensor *weight = weights.weight;
+  const int64_t in_features = weight->sizes[1];
+  const ds_linear_params params = {.dtype = call->dtype,
+                                   .rows = rows,
+                                   .in_features = in_features,
+                                   .out_features = weights.out_features,
+                                   .input = input.data,
+                                   .input_row_stride = input.row_stride,
+                                   .weight = weight->data,
+                                   .weight_row_stride =
+                                       weight->sizes[0] > 1 ? weight->strides[0] : in_features,
+                                   .bias = data_or_null(weights.bias),
+                                   .residual = residual.data,
+                                   .residual_row_stride = residual.row_stride,
+                                   .output = output.data,
+                                   .output_row_stride = output.row_stride};
+  return rows == 0 ? DS_OK : call->services->linear(call->services->host, &params);
+}
+
+// output = layer_norm(input + bias + residual); sum, where not NULL, gets what is normalised.
+static ds_status normalise(const ds_block_call *call, ds_rows input, const ds_tensor *bias, matrix residual,
+                           norm weights, void *output, void *sum) {
+  ds_layer_norm_params params = {.dtype = call->dtype,
+                                 .rows = call->shape.rows,
+                                 .cols = call->shape.channels,
+                                 .epsilon = (float)call->arguments->norm_epsilon,
+                                 .input = input,
+                                 .bias = data_or_null(bias),
+                                 .gamma = data_or_null(weights.weight),
+                                 .beta = data_or_null(weights.bias),
+                                 .output = output,
+                                 .sum = sum};
+  if (residual.data != NULL) params.residual = rows_of(call, residual);
+  return ds_run_layer_norm(call->context, call->device_type, &params);
+}
+
+// The first norm. Where hidden_states lies irregularly, the same pass leaves a regular copy for the residual
+// sum.
+static ds_status normalise_input(const ds_block_call *call, matrix *residual) {
+  const norm weights = {call->arguments->norm1_weight, call->arguments->norm1_bias};
+  void *copy = NULL;
+  if (ds_block_input_is_regular(call)) {
+    *residual = (matrix){call->input.data, call->input.strides[0]};
+  } else {
+    *residual = own_matrix(call, DS_BLOCK_INPUT_COPY, call->shape.channels);
+    copy = residual->data;
+  }
+  return normalise(call, call->input, NULL, (matrix){NULL, 0}, weights,
+                   ds_block_buffer_at(call, DS_BLOCK_NORMALISED1), copy);
+}
+
+// One attention: its arguments, its shape, and the buffers that are its own.
+typedef struct attention {
+  const ds_attention_arguments *arguments;
+  const ds_attention_shape *shape;
+  ds_projection_grouping grouping;
+  ds_block_buffer normalised, query, key, value;
+} attention;
+
+typedef struct query_key_value {
+  matrix query, key, value;
+} query_key_value;
+
+static ds_status context_matrix(const attention *self, matrix normalised, matrix *source) {
+  *source = normalised;
+  if (self->arguments->context == NULL) return DS_OK;
+  ds_rows rows;
+  DS_CHECK(ds_tensor_rows("context", self->arguments->context, -1, &rows));
+  *source = (matrix){rows.data, rows.strides[0]};
+  return DS_OK;
+}
+
+static ds_status project(const ds_block_call *call, const attention *self, query_key_value *result) {
+  const ds_attention_arguments *weights = self->arguments;
+  const int64_t rows = call->shape.rows, key_rows = call->shape.batch * self->shape->key_tokens;
+  const int64_t inner = self->shape->inner;
+  const matrix none = {NULL, 0}, normalised = own_matrix(call, self->normalised, call->shape.channels);
+  matrix source;
+  DS_CHECK(context_matrix(self, normalised, &source));
+
+  if (self->grouping == DS_PROJECT_ALL_TOGETHER) {
+    const matrix all = own_matrix(call, self->query, 3 * inner);
+    *result = (query_key_value){all, columns_from(call, all, inner), columns_from(call, all, 2 * inner)};
+    return linear(call, rows, normalised, (projection){weights->q_weight, weights->q_bias, 3 * inner}, none,
+                  all);
+  }
+  result->query = own_matrix(call, self->query, inner);
+  DS_CHECK(linear(call, rows, normalised, (projection){weights->q_weight, weights->q_bias, inner}, none,
+                  result->query));
+  if (self->grouping == DS_PROJECT_KEY_VALUE_TOGETHER) {
+    result->key = own_matrix(call, self->key, 2 * inner);
+    result->value = columns_from(call, result->key, inner);
+    return linear(call, key_rows, source, (projection){weights->k_weight, weights->k_bias, 2 * inner}, none,
+                  result->key);
+  }
+  result->key = own_matrix(call, self->key, inner);
+  result->value = own_matrix(call, self->value, inner);
+  DS_CHECK(linear(call, key_rows, source, (projection){weights->k_weight, weights->k_bias, inner}, none,
+                  result->key));
+  return linear(call, key_rows, source, (projection){weights->v_weight, weights->v_bias, inner}, none,
+                result->value);
+}
+
+static void set_mask(ds_attention_params *params, const ds_tensor *mask) {
+  if (mask == NULL) return;
+  const int per_head = mask->rank == 4;
+  const int source[4] = {0, per_head ? 1 : -1, mask->rank - 2, mask->rank - 1};
+  params->mask = mask->data;
+  for (int i = 0; i < 4; i++) {
+    params->mask_sizes[i] = source[i] < 0 ? 1 : mask->sizes[source[i]];
+    params->mask_strides[i] = source[i] < 0 ? 0 : mask->strides[source[i]];
+  }
+}
+
+// result: the heads' outputs side by side, [rows, inner], before the output projection.
+static ds_status attend(const ds_block_call *call, const attention *self, matrix *result) {
+  const ds_attention_shape *shape = self->shape;
+  const int64_t head_size = shape->inner / shape->heads;
+  query_key_value in;
+  DS_CHECK(project(call, self, &in));
+  ds_attention_params params = {
+      .dtype = call->dtype,
+      .batch = call->shape.batch,
+      .heads = shape->heads,
+      .query_tokens = call->shape.tokens,
+      .key_tokens = shape->key_tokens,
+      .head_size = head_size,
+      .query = in.query.data,
+      .query_strides = {call->shape.tokens * in.query.row_stride, in.query.row_stride, head_size},
+      .key = in.key.data,
+      .key_strides = {shape->key_tokens * in.key.row_stride, in.key.row_stride, head_size},
+      .value = in.value.data,
+      .value_strides = {shape->key_tokens * in.value.row_stride, in.value.row_stride, head_size}};
+  set_mask(&params, self->arguments->mask);
+  const void *heads = NULL;
+  DS_CHECK(call->services->attention(call->services->host, &params, &heads));
+  *result = (matrix){(void *)(uintptr_t)heads, shape->inner};
+  return DS_OK;
+}
+
+// A residual junction: sum = residual + input · weightᵀ + bias, and the norm of it. The residual rides on the
+// product where the service can add it, and on the norm's pass elsewhere.
+static ds_status project_add_normalise(const ds_block_call *call, matrix input, projection weights,
+                                       matrix residual, norm norm_weights, ds_block_buffer product,
+                                       ds_block_buffer sum, ds_block_buffer normalised) {
+  const int64_t rows = call->shape.rows, channels = call->shape.channels;
+  const matrix none = {NULL, 0}, sums = own_matrix(call, sum, channels);
+  void *output = ds_block_buffer_at(call, normalised);
+  if (call->services->linear_adds_residual) {
+    DS_CHECK(linear(call, rows, input, weights, residual, sums));
+    return normalise(call, rows_of(call, sums), NULL, none, norm_weights, output, NULL);
+  }
+  const matrix bare = own_matrix(call, product, channels);
+  DS_CHECK(linear(call, rows, input, (projection){weights.weight, NULL, channels}, none, bare));
+  return normalise(call, rows_of(call, bare), weights.bias, residual, norm_weights, output, sums.data);
+}
+
+// y = residual + ff_out(gated_activation(ff_in(normalised))).
+static ds_status feed_forward(const ds_block_call *call, matrix residual, void *y) {
+  const ds_block_arguments *arguments = call->arguments;
+  const int64_t rows = call->shape.rows, channels = call->shape.channels, inner = call->shape.ff_inner;
+  const matrix none = {NULL, 0}, output = {y, channels};
+  const matrix hidden = own_matrix(call, DS_BLOCK_FF_HIDDEN, 2 * inner);
+  const matrix gated = own_matrix(call, DS_BLOCK_FF_GATED, inner);
+  const projection out = {arguments->ff_out_weight, arguments->ff_out_bias, channels};
+
+  DS_CHECK(linear(call, rows, own_matrix(call, DS_BLOCK_NORMALISED3, channels),
+                  (projection){arguments->ff_in_weight, NULL, 2 * inner}, none, hidden));
+  const ds_gated_activation_params gate = {.dtype = call->dtype,
+                                           .rows = rows,
+                                           .cols = inner,
+                                           .input = ds_rows_contiguous(hidden.data, rows, 2 * inner),
+                                           .bias = data_or_null(arguments->ff_in_bias),
+                                           .activation_type = (ds_activation_type)arguments->activation_type,
+                                           .output = gated.data};
+  DS_CHECK(ds_run_gated_activation(call->context, call->device_type, &gate));
+  if (call->services->linear_adds_residual) return linear(call, rows, gated, out, residual, output);
+
+  const matrix bare = own_matrix(call, DS_BLOCK_FF_PRODUCT, channels);
+  DS_CHECK(linear(call, rows, gated, (projection){out.weight, NULL, channels}, none, bare));
+  const ds_bias_add_params add = {.dtype = call->dtype,
+                                  .rows = rows,
+                                  .cols = channels,
+                                  .input = rows_of(call, bare),
+                                  .bias = data_or_null(out.bias),
+                                  .other = rows_of(call, residual),
+                                  .output = rows_of(call, output)};
+  return ds_run_bias_add(call->context, call->device_type, &add);
+}
+
+static ds_status run(const ds_block_call *call, void *output) {
+  const ds_block_arguments *a = call->arguments;
+  const int64_t channels = call->shape.channels;
+  const norm norm2 = {a->norm2_weight, a->norm2_bias}, norm3 = {a->norm3_weight, a->norm3_bias};
+  const projection out1 = {a->attn1.out_weight, a->attn1.out_bias, channels};
+  const projection out2 = {a->attn2.out_weight, a->attn2.out_bias, channels};
+  const attention first = {&a->attn1,       &call->shape.attn1, call->grouping1, DS_BLOCK_NORMALISED1,
+                           DS_BLOCK_QUERY1, DS_BLOCK_KEY1,      DS_BLOCK_VALUE1};
+  const attention second = {&a->attn2,       &call->shape.attn2, call->grouping2, DS_BLOCK_NORMALISED2,
+                            DS_BLOCK_QUERY2, DS_BLOCK_KEY2,      DS_BLOCK_VALUE2};
+  matrix residual, heads;
+  DS_CHECK(normalise_input(call, &residual));
+  DS_CHECK(attend(call, &first, &heads));
+  if (call->shape.attn2.present) {
+    DS_CHECK(project_add_normalise(call, heads, out1, residual, norm2, DS_BLOCK_PRODUCT1, DS_BLOCK_SUM1,
+                                   DS_BLOCK_NORMALISED2));
+    DS_CHECK(attend(call, &second, &heads));
+    DS_CHECK(project_add_normalise(call, heads, out2, own_matrix(call, DS_BLOCK_SUM1, channels), norm3,
+                                   DS_BLOCK_PRODUCT2, DS_BLOCK_SUM2, DS_BLOCK_NORMALISED3));
+    return feed_forward(call, own_matrix(call, DS_BLOCK_SUM2, channels), output);
+  }
+  DS_CHECK(project_add_normalise(call, heads, out1, residual, norm3, DS_BLOCK_PRODUCT1, DS_BLOCK_SUM1,
+                                 DS_BLOCK_NORMALISED3));
+  return feed_forward(call, own_matrix(call, DS_BLOCK_SUM1, channels), output);
+}
+
+ds_status ds_block_forward(const ds_context *context, const ds_services *services,
+                           const ds_block_arguments *arguments, const ds_tensor *output) {
+  ds_block_call call = {.context = context, .services = services, .arguments = arguments};
+  DS_CHECK(ds_block_check(context, arguments, output, &call.shape));
+  if (call.shape.rows == 0) return DS_OK;
+  call.device_type = arguments->hidden_states->device_type;
+  call.dtype = arguments->hidden_states->dtype;
+  DS_CHECK(ds_tensor_rows("hidden_states", arguments->hidden_states, -1, &call.input));
+  DS_CHECK(ds_block_plan(&call));
+  return run(&call, output->data);
+}

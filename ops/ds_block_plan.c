@@ -1,0 +1,74 @@
+#include "ds_block_plan.h"
+
+// The steps of a block, in order: the time axis on which its buffers live.
+enum { NORM1, PROJECT1, ATTEND1, OUT1, NORM2, PROJECT2, ATTEND2, OUT2, NORM3, FF_IN, GATE, FF_OUT, ADD };
+
+// Whether `second` starts in memory where `first` ends, so that both are one matrix or vector.
+static int follows(const ds_tensor *first, const ds_tensor *second) {
+  if (first == NULL || second == NULL) return first == second;
+  const size_t bytes = (size_t)ds_tensor_numel(first) * ds_dtype_bytes(first->dtype);
+  return ds_tensor_is_contiguous(first) && ds_tensor_is_contiguous(second) &&
+         (const char *)first->data + bytes == (const char *)second->data;
+}
+
+static ds_projection_grouping group_projections(const ds_attention_arguments *attention) {
+  if (!follows(attention->k_weight, attention->v_weight) || !follows(attention->k_bias, attention->v_bias))
+    return DS_PROJECT_SEPARATELY;
+  const int query_key = attention->context == NULL && follows(attention->q_weight, attention->k_weight) &&
+                        follows(attention->q_bias, attention->k_bias);
+  return query_key ? DS_PROJECT_ALL_TOGETHER : DS_PROJECT_KEY_VALUE_TOGETHER;
+}
+
+static void plan_buffer(ds_block_call *call, int index, int64_t rows, int64_t cols, int first, int last) {
+  call->buffers[index] = (ds_scratch_buffer){
+      .bytes = (size_t)rows * (size_t)cols * ds_dtype_bytes(call->dtype), .first = first, .last = last};
+}
+
+// Buffers of one attention; `query` is one of the QUERY buffers, with KEY and VALUE behind it.
+static void plan_projections(ds_block_call *call, const ds_attention_shape *attention,
+                             ds_projection_grouping grouping, int query, int first, int last) {
+  const int64_t rows = call->shape.rows, key_rows = call->shape.batch * attention->key_tokens;
+  switch (grouping) {
+  case DS_PROJECT_ALL_TOGETHER:
+    plan_buffer(call, query, rows, 3 * attention->inner, first, last);
+    break;
+  case DS_PROJECT_KEY_VALUE_TOGETHER:
+    plan_buffer(call, query, rows, attention->inner, first, last);
+    plan_buffer(call, query + 1, key_rows, 2 * attention->inner, first, last);
+    break;
+  case DS_PROJECT_SEPARATELY:
+    for (int i = 0; i < 3; i++)
+      plan_buffer(call, query + i, i == 0 ? rows : key_rows, attention->inner, first, last);
+    break;
+  }
+}
+
+ds_status ds_block_plan(ds_block_call *call) {
+  const ds_block_shape *shape = &call->shape;
+  const int64_t rows = shape->rows, channels = shape->channels;
+  const int bare_products = !call->services->linear_adds_residual;
+  call->grouping1 = group_projections(&call->arguments->attn1);
+  call->grouping2 = group_projections(&call->arguments->attn2);
+
+  if (!ds_block_input_is_regular(call)) plan_buffer(call, DS_BLOCK_INPUT_COPY, rows, channels, NORM1, NORM2);
+  plan_buffer(call, DS_BLOCK_NORMALISED1, rows, channels, NORM1, PROJECT1);
+  plan_projections(call, &shape->attn1, call->grouping1, DS_BLOCK_QUERY1, PROJECT1, ATTEND1);
+  if (bare_products) plan_buffer(call, DS_BLOCK_PRODUCT1, rows, channels, OUT1, NORM2);
+  plan_buffer(call, DS_BLOCK_SUM1, rows, channels, OUT1, shape->attn2.present ? NORM3 : ADD);
+  if (shape->attn2.present) {
+    plan_buffer(call, DS_BLOCK_NORMALISED2, rows, channels, NORM2, PROJECT2);
+    plan_projections(call, &shape->attn2, call->grouping2, DS_BLOCK_QUERY2, PROJECT2, ATTEND2);
+    if (bare_products) plan_buffer(call, DS_BLOCK_PRODUCT2, rows, channels, OUT2, NORM3);
+    plan_buffer(call, DS_BLOCK_SUM2, rows, channels, OUT2, ADD);
+  }
+  plan_buffer(call, DS_BLOCK_NORMALISED3, rows, channels, shape->attn2.present ? NORM3 : NORM2, FF_IN);
+  plan_buffer(call, DS_BLOCK_FF_HIDDEN, rows, 2 * shape->ff_inner, FF_IN, GATE);
+  plan_buffer(call, DS_BLOCK_FF_GATED, rows, shape->ff_inner, GATE, FF_OUT);
+  if (bare_products) plan_buffer(call, DS_BLOCK_FF_PRODUCT, rows, channels, FF_OUT, ADD);
+
+  void *memory = NULL;
+  const size_t bytes = ds_scratch_plan(call->buffers, DS_BLOCK_BUFFERS);
+  DS_CHECK(call->services->allocate(call->services->host, bytes, &memory));
+  call->memory = memory;
+  return DS_OK;
+}

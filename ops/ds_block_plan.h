@@ -1,0 +1,68 @@
+// One call of a block on its way: its checked shape, how its projections are grouped, and where its buffers
+// lie.
+#ifndef DS_BLOCK_PLAN_H
+#define DS_BLOCK_PLAN_H
+
+#include "ds_block.h"
+#include "ds_block_shape.h"
+#include "ds_scratch.h"
+
+// Scratch buffers, all in the tensors' dtype with contiguous rows.
+typedef enum ds_block_buffer {
+  DS_BLOCK_INPUT_COPY,  // [rows, channels]: hidden_states with regular rows, where its own are not
+  DS_BLOCK_NORMALISED1, // [rows, channels]
+  DS_BLOCK_QUERY1,      // [rows, inner], or [rows, 3 · inner] with key and value behind it in each row
+  DS_BLOCK_KEY1,        // [key rows, inner], or [key rows, 2 · inner] with value behind it in each row
+  DS_BLOCK_VALUE1,      // [key rows, inner]
+  DS_BLOCK_PRODUCT1,    // [rows, channels]: the bare output projection, where the linear service adds no
+                        // residual
+  DS_BLOCK_SUM1,        // [rows, channels]: the residual stream after the first attention
+  DS_BLOCK_NORMALISED2,
+  DS_BLOCK_QUERY2,
+  DS_BLOCK_KEY2,
+  DS_BLOCK_VALUE2,
+  DS_BLOCK_PRODUCT2,
+  DS_BLOCK_SUM2,
+  DS_BLOCK_NORMALISED3,
+  DS_BLOCK_FF_HIDDEN,  // [rows, 2 · ff_inner]
+  DS_BLOCK_FF_GATED,   // [rows, ff_inner]
+  DS_BLOCK_FF_PRODUCT, // [rows, channels]
+  DS_BLOCK_BUFFERS
+} ds_block_buffer;
+
+// How the three projections of an attention are grouped into products: those whose weights (and biases) lie
+// one behind the other in memory, and which read the same input, are one.
+typedef enum ds_projection_grouping {
+  DS_PROJECT_SEPARATELY,
+  DS_PROJECT_KEY_VALUE_TOGETHER,
+  DS_PROJECT_ALL_TOGETHER
+} ds_projection_grouping;
+
+typedef struct ds_block_call {
+  const ds_context *context;
+  const ds_services *services;
+  const ds_block_arguments *arguments;
+  ds_block_shape shape;
+  ds_rows input; // hidden_states
+  ds_device_type device_type;
+  ds_dtype dtype;
+  ds_projection_grouping grouping1;
+  ds_projection_grouping grouping2;
+  ds_scratch_buffer buffers[DS_BLOCK_BUFFERS];
+  char *memory;
+} ds_block_call;
+
+// Plans the buffers of a call whose fields up to dtype are set, and allocates them as one.
+ds_status ds_block_plan(ds_block_call *call);
+
+// The address of a buffer.
+static inline void *ds_block_buffer_at(const ds_block_call *call, ds_block_buffer index) {
+  return call->memory + call->buffers[index].offset;
+}
+
+// Whether hidden_states can be read as it is wherever regular rows are needed; else its copy is read.
+static inline int ds_block_input_is_regular(const ds_block_call *call) {
+  return call->input.dims == 1 && call->input.col_stride == 1;
+}
+
+#endif

@@ -1,0 +1,182 @@
+#include "ds_block_shape.h"
+#include "ds_check.h"
+#include "ds_run.h"
+#include <inttypes.h>
+#include <stdio.h>
+
+static const char op[] = "ds_diffusers::block_forward";
+
+// "attn1_q_weight" from "attn1" and "q_weight".
+typedef struct argument_name {
+  char text[32];
+} argument_name;
+
+static argument_name name_of(const char *attention, const char *argument) {
+  argument_name name;
+  snprintf(name.text, sizeof name.text, "%s_%s", attention, argument);
+  return name;
+}
+
+// [rows, cols]; -1 takes any number of rows from 1 up. `what` explains the numbers.
+static ds_status check_matrix(const char *name, const ds_tensor *matrix, int64_t rows, int64_t cols,
+                              const char *what, const ds_tensor *reference) {
+  DS_CHECK(ds_check_alike(op, name, matrix, "hidden_states", reference));
+  if (matrix->rank == 2 && matrix->sizes[1] == cols &&
+      (rows < 0 ? matrix->sizes[0] >= 1 : matrix->sizes[0] == rows)) {
+    if (matrix->sizes[1] != 1 && matrix->strides[1] != 1)
+      return ds_error(DS_E_STRIDE, "%s: %s has stride %" PRId64 " in its last dimension, must be 1", op, name,
+                      matrix->strides[1]);
+    return DS_OK;
+  }
+  if (rows < 0) return ds_shape_error(op, name, matrix, "[N, %" PRId64 "], %s", cols, what);
+  return ds_shape_error(op, name, matrix, "[%" PRId64 ", %" PRId64 "], %s", rows, cols, what);
+}
+
+static ds_status check_optional_bias(const char *name, const ds_tensor *bias, int64_t size,
+                                     const ds_tensor *reference) {
+  return ds_check_optional_vector(op, name, bias, size, "the number of rows of its weight", "hidden_states",
+                                  reference);
+}
+
+static ds_status check_norm(const char *name, const ds_tensor *weight, const ds_tensor *bias,
+                            const ds_tensor *hidden_states) {
+  static const char meaning[] = "the size of hidden_states' last dimension";
+  const int64_t channels = hidden_states->sizes[2];
+  DS_CHECK(ds_check_optional_vector(op, name_of(name, "weight").text, weight, channels, meaning,
+                                    "hidden_states", hidden_states));
+  return ds_check_optional_vector(op, name_of(name, "bias").text, bias, channels, meaning, "hidden_states",
+                                  hidden_states);
+}
+
+static ds_status check_context(const char *attention, const ds_tensor *context,
+                               const ds_tensor *hidden_states, ds_attention_shape *shape) {
+  shape->key_tokens = hidden_states->sizes[1];
+  shape->context_features = hidden_states->sizes[2];
+  if (context == NULL) return DS_OK;
+  const argument_name name = name_of(attention, "context");
+  DS_CHECK(ds_check_alike(op, name.text, context, "hidden_states", hidden_states));
+  if (context->rank != 3 || context->sizes[0] != hidden_states->sizes[0])
+    return ds_shape_error(op, name.text, context, "[%" PRId64 ", T, K], with hidden_states' first dimension",
+                          hidden_states->sizes[0]);
+  shape->key_tokens = context->sizes[1];
+  shape->context_features = context->sizes[2];
+  if (ds_tensor_numel(context) == 0) return DS_OK;
+  ds_rows rows;
+  DS_CHECK(ds_tensor_rows(name.text, context, -1, &rows));
+  if (rows.dims != 1 || rows.col_stride != 1)
+    return ds_error(DS_E_STRIDE,
+                    "%s: %s has irregular strides, must have its rows at one stride and a contiguous "
+                    "last dimension",
+                    op, name.text);
+  return DS_OK;
+}
+
+static int is_one_or(int64_t size, int64_t full) {
+  return size == 1 || size == full;
+}
+
+static ds_status check_mask(const char *attention, const ds_tensor *mask, const ds_tensor *hidden_states,
+                            const ds_attention_shape *shape) {
+  if (mask == NULL) return DS_OK;
+  const argument_name name = name_of(attention, "mask");
+  DS_CHECK(ds_check_alike(op, name.text, mask, "hidden_states", hidden_states));
+  const int64_t batch = hidden_states->sizes[0], tokens = hidden_states->sizes[1];
+  const int rank = mask->rank;
+  const int fits = (rank == 3 || rank == 4) && is_one_or(mask->sizes[0], batch) &&
+                   (rank == 3 || is_one_or(mask->sizes[1], shape->heads)) &&
+                   is_one_or(mask->sizes[rank - 2], tokens) && mask->sizes[rank - 1] == shape->key_tokens;
+  if (fits) return DS_OK;
+  return ds_shape_error(op, name.text, mask,
+                        "[%" PRId64 " or 1, %" PRId64 " or 1, %" PRId64 "], or rank 4 with %" PRId64
+                        " or 1 heads as second dimension",
+                        batch, tokens, shape->key_tokens, shape->heads);
+}
+
+static ds_status check_projections(const char *attention, const ds_attention_arguments *arguments,
+                                   const ds_tensor *hidden_states, const ds_attention_shape *shape) {
+  static const char from_context[] = "[rows of q_weight, features of the context]";
+  const int64_t channels = hidden_states->sizes[2];
+#define DS_CHECK_MATRIX(argument, rows, cols, what)                                                          \
+  DS_CHECK(check_matrix(name_of(attention, #argument).text, arguments->argument, rows, cols, what,           \
+                        hidden_states))
+#define DS_CHECK_BIAS(argument, size)                                                                        \
+  DS_CHECK(check_optional_bias(name_of(attention, #argument).text, arguments->argument, size, hidden_states))
+  DS_CHECK_MATRIX(k_weight, shape->inner, shape->context_features, from_context);
+  DS_CHECK_MATRIX(v_weight, shape->inner, shape->context_features, from_context);
+  DS_CHECK_MATRIX(out_weight, channels, shape->inner, "[channels of hidden_states, rows of q_weight]");
+  DS_CHECK_BIAS(q_bias, shape->inner);
+  DS_CHECK_BIAS(k_bias, shape->inner);
+  DS_CHECK_BIAS(v_bias, shape->inner);
+  DS_CHECK_BIAS(out_bias, channels);
+#undef DS_CHECK_MATRIX
+#undef DS_CHECK_BIAS
+  return DS_OK;
+}
+
+static ds_status check_attention(const char *attention, const ds_attention_arguments *arguments,
+                                 const ds_tensor *hidden_states, ds_attention_shape *shape) {
+  const argument_name q_weight = name_of(attention, "q_weight");
+  DS_CHECK(check_context(attention, arguments->context, hidden_states, shape));
+  DS_CHECK(check_matrix(q_weight.text, arguments->q_weight, -1, hidden_states->sizes[2],
+                        "with hidden_states' last dimension", hidden_states));
+  shape->present = 1;
+  shape->inner = arguments->q_weight->sizes[0];
+  shape->heads = arguments->heads;
+  if (shape->heads < 1 || shape->inner % shape->heads != 0)
+    return ds_error(DS_E_VALUE,
+                    "%s: heads is %" PRId64 ", must be a divisor of %" PRId64 ", the number of rows of %s",
+                    op, shape->heads, shape->inner, q_weight.text);
+  DS_CHECK(check_projections(attention, arguments, hidden_states, shape));
+  return check_mask(attention, arguments->mask, hidden_states, shape);
+}
+
+// Arguments of a second attention that isn't there would be dropped without a word.
+static ds_status check_no_attention(const char *attention, const ds_attention_arguments *arguments) {
+  const struct {
+    const char *name;
+    const ds_tensor *tensor;
+  } given[] = {{"context", arguments->context},  {"mask", arguments->mask},
+               {"q_bias", arguments->q_bias},    {"k_weight", arguments->k_weight},
+               {"k_bias", arguments->k_bias},    {"v_weight", arguments->v_weight},
+               {"v_bias", arguments->v_bias},    {"out_weight", arguments->out_weight},
+               {"out_bias", arguments->out_bias}};
+  for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+    if (given[i].tensor != NULL)
+      return ds_error(DS_E_NULL, "%s: %s_%s is given, must be None where %s_q_weight is None", op, attention,
+                      given[i].name, attention);
+  return DS_OK;
+}
+
+static ds_status check_feed_forward(const ds_block_arguments *arguments, ds_block_shape *shape) {
+  const ds_tensor *x = arguments->hidden_states, *in = arguments->ff_in_weight;
+  DS_CHECK(check_matrix("ff_in_weight", in, -1, shape->channels, "with hidden_states' last dimension", x));
+  if (in->sizes[0] % 2 != 0) return ds_shape_error(op, "ff_in_weight", in, "of an even number of rows");
+  shape->ff_inner = in->sizes[0] / 2;
+  DS_CHECK(check_optional_bias("ff_in_bias", arguments->ff_in_bias, in->sizes[0], x));
+  DS_CHECK(check_matrix("ff_out_weight", arguments->ff_out_weight, shape->channels, shape->ff_inner,
+                        "[channels of hidden_states, half the rows of ff_in_weight]", x));
+  return check_optional_bias("ff_out_bias", arguments->ff_out_bias, shape->channels, x);
+}
+
+ds_status ds_block_check(const ds_context *context, const ds_block_arguments *arguments,
+                         const ds_tensor *output, ds_block_shape *shape) {
+  const ds_tensor *x = arguments->hidden_states;
+  DS_CHECK(ds_check_tensor(op, "hidden_states", x));
+  if (x->rank != 3 || x->sizes[2] < 1)
+    return ds_shape_error(op, "hidden_states", x, "[B, S, C] with C of 1 or more");
+  *shape = (ds_block_shape){.batch = x->sizes[0],
+                            .tokens = x->sizes[1],
+                            .rows = x->sizes[0] * x->sizes[1],
+                            .channels = x->sizes[2]};
+  DS_CHECK(check_norm("norm1", arguments->norm1_weight, arguments->norm1_bias, x));
+  DS_CHECK(check_attention("attn1", &arguments->attn1, x, &shape->attn1));
+  DS_CHECK(check_norm("norm2", arguments->norm2_weight, arguments->norm2_bias, x));
+  DS_CHECK(arguments->attn2.q_weight == NULL ? check_no_attention("attn2", &arguments->attn2)
+                                             : check_attention("attn2", &arguments->attn2, x, &shape->attn2));
+  DS_CHECK(check_norm("norm3", arguments->norm3_weight, arguments->norm3_bias, x));
+  DS_CHECK(check_feed_forward(arguments, shape));
+  DS_CHECK(ds_check_epsilon(op, "norm_epsilon", arguments->norm_epsilon));
+  DS_CHECK(ds_check_activation_type(op, arguments->activation_type));
+  DS_CHECK(ds_check_output(op, "output", output, x->sizes, x->rank, "hidden_states", x));
+  return ds_check_backend(op, context, x->device_type);
+}

@@ -1,0 +1,24 @@
+// Places buffers with known lifetimes in one block of memory, so that buffers that are never alive together
+// share it.
+#ifndef DS_SCRATCH_H
+#define DS_SCRATCH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define DS_SCRATCH_ALIGNMENT 256 // bytes; what cuBLASLt's workspace and the widest vectors ask for
+
+// A buffer is alive from step `first` to step `last`, both included; steps are the caller's numbering.
+typedef struct ds_scratch_buffer {
+  size_t bytes; // 0: takes no place
+  int first;
+  int last;
+  size_t offset; // result, in bytes from the start of the block
+} ds_scratch_buffer;
+
+// Sets every offset so that no two buffers that are alive at a common step overlap, and returns the size of
+// the block. First fit, largest buffers first: not always the least possible, but for a handful of buffers
+// close to it. At most 64 buffers.
+size_t ds_scratch_plan(ds_scratch_buffer *buffers, int count);
+
+#endif
