@@ -1,0 +1,122 @@
+"""Counts the tests of one or more CTest runs by label, and fails unless some passed and none failed.
+
+usage: test_summary.py FOLDER[=LABEL]...
+
+FOLDER is a build folder with `ctest.json` (ctest --show-only=json-v1) and `ctest.xml` (ctest --output-junit) of the
+same selection. With LABEL, its tests are counted under that label alone. A CTest entry that runs a file of Python tests
+is replaced by the tests that its own JUnit file lists.
+"""
+
+import json
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+
+
+@dataclass
+class Result:
+    name: str
+    labels: list[str]
+    outcome: str
+    reason: str = ""
+
+
+def entries(folder: Path) -> dict[str, dict]:
+    """The CTest entries of the selection: their labels, and their command."""
+    found = {}
+    for test in json.loads((folder / "ctest.json").read_text())["tests"]:
+        properties = {item["name"]: item["value"] for item in test.get("properties", [])}
+        found[test["name"]] = {"labels": properties.get("LABELS", ["none"]), "command": test.get("command", [])}
+    return found
+
+
+def skip_reason(output: str) -> str:
+    """What a GoogleTest binary printed for GTEST_SKIP()."""
+    found = re.search(r": Skipped\n(.+)", output)
+    return found.group(1).strip() if found else "no reason printed"
+
+
+def native_result(case: ElementTree.Element, labels: list[str]) -> Result:
+    name, status = case.get("name", ""), case.get("status", "")
+    if status == "run":
+        return Result(name, labels, PASSED)
+    if case.find("skipped") is not None:
+        return Result(name, labels, SKIPPED, skip_reason(case.findtext("system-out") or ""))
+    return Result(name, labels, FAILED)
+
+
+def python_results(junit: Path, labels: list[str]) -> list[Result]:
+    """One result for each test in a JUnit file of pytest; the property `label` of a test adds a label."""
+    results = []
+    for case in ElementTree.parse(junit).iter("testcase"):
+        name = f"{case.get('classname')}::{case.get('name')}"
+        extra = [item.get("value", "") for item in case.iter("property") if item.get("name") == "label"]
+        # A file may be labelled gpu for the sake of some of its tests.
+        own = sorted({label for label in labels if label != "gpu"} | set(extra))
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            results.append(Result(name, own, FAILED))
+        elif skipped is not None:
+            results.append(Result(name, own, SKIPPED, (skipped.get("message") or "no reason given").strip()))
+        else:
+            results.append(Result(name, own, PASSED))
+    return results
+
+
+def junit_file(command: list[str]) -> Path | None:
+    for argument in command:
+        if argument.startswith("--junitxml="):
+            return Path(argument.removeprefix("--junitxml="))
+    return None
+
+
+def folder_results(folder: Path, label: str) -> list[Result]:
+    tests = entries(folder)
+    results = []
+    for case in ElementTree.parse(folder / "ctest.xml").iter("testcase"):
+        name = case.get("name", "")
+        entry = tests.pop(name)
+        whole = native_result(case, entry["labels"])
+        junit = junit_file(entry["command"])
+        single = python_results(junit, entry["labels"]) if junit is not None and junit.exists() else []
+        # A process that crashed, ran too long or failed while collecting is a failure of its own.
+        if not single or (whole.outcome == FAILED and all(result.outcome != FAILED for result in single)):
+            single.append(whole)
+        results += single
+    results += [Result(name, entry["labels"], FAILED) for name, entry in tests.items()]
+    for result in results:
+        result.labels = [label] if label else result.labels
+    return results
+
+
+def print_table(results: list[Result]) -> None:
+    counts = Counter((label, result.outcome) for result in results for label in result.labels)
+    print(f"\n{'label':<12}{'ran':>8}{'passed':>8}{'failed':>8}{'skipped':>9}")
+    for label in sorted({label for label, _ in counts}):
+        passed, failed, skipped = (counts[label, outcome] for outcome in (PASSED, FAILED, SKIPPED))
+        print(f"{label:<12}{passed + failed:>8}{passed:>8}{failed:>8}{skipped:>9}")
+    for reason, count in Counter(result.reason for result in results if result.outcome == SKIPPED).most_common():
+        print(f"skipped {count}: {reason}")
+    for result in results:
+        if result.outcome == FAILED:
+            print(f"failed: {result.name}")
+
+
+def main(arguments: list[str]) -> int:
+    results = []
+    for argument in arguments:
+        folder, _, label = argument.partition("=")
+        results += folder_results(Path(folder), label)
+    print_table(results)
+    total = Counter(result.outcome for result in results)
+    print(f"\n{total[PASSED]} passed, {total[FAILED]} failed, {total[SKIPPED]} skipped")
+    return int(total[FAILED] > 0 or total[PASSED] == 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
