@@ -53,7 +53,6 @@
     (void *data, int64_t rank, const int64_t *sizes, const int64_t *strides, int64_t storage_offset,         \
      int32_t dtype, int32_t device_type, int32_t device_index, AtenTensorHandle *tensor, int32_t layout,     \
      const uint8_t *opaque_metadata, int64_t opaque_metadata_bytes))                                         \
-  X(208, AOTITorchError, aoti_torch_zero_, (AtenTensorHandle tensor))                                        \
   X(208, AOTITorchError, aoti_torch_cpu_addmm_out,                                                           \
     (AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat1, AtenTensorHandle mat2, double beta, \
      double alpha))                                                                                          \
@@ -64,6 +63,7 @@
      uint64_t extension_build_version))                                                                      \
   X(210, AOTITorchError, torch_call_dispatcher,                                                              \
     (const char *name, const char *overload, StableIValue *stack, uint64_t extension_build_version))         \
+  X(210, AOTITorchError, torch_get_const_data_ptr, (AtenTensorHandle tensor, const void **pointer))          \
   X(210, AOTITorchError, torch_parallel_for,                                                                 \
     (int64_t begin, int64_t end, int64_t grain_size, void (*function)(int64_t, int64_t, void *),             \
      void *context))                                                                                         \

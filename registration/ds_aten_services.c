@@ -1,0 +1,133 @@
+#include "ds_aten_services.h"
+#include "ds_aten.h"
+#include "ds_scratch.h"
+#include <string.h>
+
+static uintptr_t aligned(uintptr_t address) {
+  return (address + DS_SCRATCH_ALIGNMENT - 1) / DS_SCRATCH_ALIGNMENT * DS_SCRATCH_ALIGNMENT;
+}
+
+static ds_status allocate(void *host, size_t bytes, void **memory) {
+  ds_aten_services *self = host;
+  const size_t workspace_bytes =
+      self->like.device_type == DS_CUDA ? self->context->cuda->linear_workspace_bytes : 0;
+  // torch aligns to 64 bytes on the CPU and to 512 on CUDA; the slack makes it what was promised on both.
+  const int64_t total = (int64_t)(aligned(bytes) + workspace_bytes + DS_SCRATCH_ALIGNMENT);
+  const int64_t stride = 1;
+  DS_CHECK(ds_torch_empty_strided(1, &total, &stride, aoti_torch_dtype_uint8(), &self->like, &self->scratch));
+  void *data = NULL;
+  DS_CHECK(DS_TORCH(aoti_torch_get_data_ptr, (self->scratch, &data)));
+  *memory = (void *)aligned((uintptr_t)data);
+  self->workspace = (char *)*memory + aligned(bytes);
+  return DS_OK;
+}
+
+static ds_status matrix_view(const ds_aten_services *self, const void *data, int64_t rows, int64_t cols,
+                             int64_t row_stride, int64_t col_stride, AtenTensorHandle *view) {
+  const int64_t sizes[2] = {rows, cols}, strides[2] = {row_stride, col_stride};
+  return ds_torch_view(data, 2, sizes, strides, &self->like, view);
+}
+
+// ATen's functions that write to a given result, called below the dispatcher: its linear would allocate one.
+static ds_status linear_cpu(void *host, const ds_linear_params *params) {
+  const ds_aten_services *self = host;
+  const int64_t one = 1;
+  AtenTensorHandle input = NULL, weight = NULL, bias = NULL, output = NULL;
+  ds_status status = matrix_view(self, params->input, params->rows, params->in_features,
+                                 params->input_row_stride, 1, &input);
+  if (status == DS_OK)
+    status = matrix_view(self, params->weight, params->in_features, params->out_features, 1,
+                         params->weight_row_stride, &weight);
+  if (status == DS_OK)
+    status = matrix_view(self, params->output, params->rows, params->out_features, params->output_row_stride,
+                         1, &output);
+  if (status == DS_OK && params->bias != NULL)
+    status = ds_torch_view(params->bias, 1, &params->out_features, &one, &self->like, &bias);
+  if (status == DS_OK)
+    status = bias == NULL ? DS_TORCH(aoti_torch_cpu_mm_out, (output, input, weight))
+                          : DS_TORCH(aoti_torch_cpu_addmm_out, (output, bias, input, weight, 1.0, 1.0));
+  ds_torch_release(&output);
+  ds_torch_release(&bias);
+  ds_torch_release(&weight);
+  ds_torch_release(&input);
+  return status;
+}
+
+static ds_status linear_cuda(void *host, const ds_linear_params *params) {
+  const ds_aten_services *self = host;
+  const ds_cuda_module *cuda = self->context->cuda;
+  const ds_status status = cuda->linear(params, self->workspace, self->context->stream);
+  return status == DS_OK ? DS_OK : ds_error(status, "ds_diffusers::block_forward: %s", cuda->error_message());
+}
+
+// [batch, heads, tokens, head_size], as scaled_dot_product_attention takes it.
+static ds_status heads_view(const ds_aten_services *self, const ds_attention_params *params, const void *data,
+                            int64_t tokens, const int64_t *strides, AtenTensorHandle *view) {
+  const int64_t view_sizes[4] = {params->batch, params->heads, tokens, params->head_size};
+  const int64_t view_strides[4] = {strides[0], strides[2], strides[1], 1};
+  return ds_torch_view(data, 4, view_sizes, view_strides, &self->like, view);
+}
+
+// Keeps `result` [batch, heads, tokens, head_size] as [batch, tokens, heads, head_size] in row-major order,
+// which is how most of ATen's kernels write it, and gives its address.
+static ds_status keep_attention(ds_aten_services *self, AtenTensorHandle result, const void **data) {
+  AtenTensorHandle transposed = NULL, contiguous = NULL;
+  ds_tensor description;
+  ds_status status = ds_aten_transpose(result, 1, 2, &transposed);
+  if (status == DS_OK) status = ds_aten_contiguous(transposed, &contiguous);
+  if (status == DS_OK) status = ds_torch_describe(contiguous, &description);
+  if (status == DS_OK && description.dtype != self->like.dtype)
+    status =
+        ds_error(DS_E_DTYPE,
+                 "ds_diffusers::block_forward: scaled_dot_product_attention returned %s, must be %s; call it "
+                 "outside of autocast",
+                 ds_dtype_name(description.dtype), ds_dtype_name(self->like.dtype));
+  ds_torch_release(&transposed);
+  if (status != DS_OK) {
+    ds_torch_release(&contiguous);
+    return status;
+  }
+  ds_torch_release(&self->attention);
+  self->attention = contiguous;
+  *data = description.data;
+  return DS_OK;
+}
+
+static ds_status attention(void *host, const ds_attention_params *params, const void **data) {
+  ds_aten_services *self = host;
+  AtenTensorHandle query = NULL, key = NULL, value = NULL, mask = NULL, result = NULL;
+  ds_status status =
+      heads_view(self, params, params->query, params->query_tokens, params->query_strides, &query);
+  if (status == DS_OK)
+    status = heads_view(self, params, params->key, params->key_tokens, params->key_strides, &key);
+  if (status == DS_OK)
+    status = heads_view(self, params, params->value, params->key_tokens, params->value_strides, &value);
+  if (status == DS_OK && params->mask != NULL)
+    status = ds_torch_view(params->mask, 4, params->mask_sizes, params->mask_strides, &self->like, &mask);
+  if (status == DS_OK) status = ds_aten_scaled_dot_product_attention(query, key, value, mask, &result);
+  if (status == DS_OK) status = keep_attention(self, result, data);
+  ds_torch_release(&result);
+  ds_torch_release(&mask);
+  ds_torch_release(&value);
+  ds_torch_release(&key);
+  ds_torch_release(&query);
+  return status;
+}
+
+void ds_aten_services_begin(ds_aten_services *services, const ds_context *context,
+                            const ds_tensor *hidden_states) {
+  memset(services, 0, sizeof *services);
+  const int on_cuda = hidden_states->device_type == DS_CUDA;
+  services->table = (ds_services){.host = services,
+                                  .allocate = allocate,
+                                  .linear = on_cuda ? linear_cuda : linear_cpu,
+                                  .linear_adds_residual = on_cuda,
+                                  .attention = attention};
+  services->context = context;
+  services->like = *hidden_states;
+}
+
+void ds_aten_services_end(ds_aten_services *services) {
+  ds_torch_release(&services->attention);
+  ds_torch_release(&services->scratch);
+}

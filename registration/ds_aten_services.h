@@ -1,0 +1,26 @@
+// The services of block_forward on a torch machine: scratch memory from torch's allocator, attention from
+// ATen, matrix products from ATen on the CPU and from the CUDA module elsewhere.
+#ifndef DS_ATEN_SERVICES_H
+#define DS_ATEN_SERVICES_H
+
+#include "ds_context.h"
+#include "ds_services.h"
+#include "ds_torch.h"
+
+typedef struct ds_aten_services {
+  ds_services table; // its host is this struct
+  const ds_context *context;
+  ds_tensor like; // dtype and device of the call's tensors
+  AtenTensorHandle scratch;
+  void *workspace;            // of the CUDA module's products, behind the block's own scratch memory
+  AtenTensorHandle attention; // the last result of attention
+} ds_aten_services;
+
+// Fills `services` for a call on tensors like `hidden_states`. Acquires nothing.
+void ds_aten_services_begin(ds_aten_services *services, const ds_context *context,
+                            const ds_tensor *hidden_states);
+
+// Releases what the services handed out.
+void ds_aten_services_end(ds_aten_services *services);
+
+#endif

@@ -1,0 +1,103 @@
+#include "ds_call.h"
+#include "ds_aten.h"
+#include "ds_torch_cuda.h"
+#include <string.h>
+
+#define DS_MAX_RANK 64 // of a torch tensor
+
+void ds_call_take(ds_call *call, const ds_signature *signature, StableIValue *stack) {
+  memset(call, 0, sizeof *call);
+  call->signature = signature;
+  for (int i = 0; i < signature->argument_count; i++) {
+    const ds_argument *argument = &signature->arguments[i];
+    if (argument->kind != DS_ARGUMENT_TENSOR) continue;
+    StableIValue value = stack[i];
+    if (argument->optional && value != 0) value = ds_optional_take(value);
+    call->inputs[i] = (AtenTensorHandle)(uintptr_t)value;
+  }
+}
+
+static int has_layout(const ds_tensor *tensor, ds_argument_layout layout) {
+  if (layout == DS_LAYOUT_ANY || ds_tensor_numel(tensor) == 0 || ds_tensor_is_contiguous(tensor)) return 1;
+  if (layout == DS_LAYOUT_CONTIGUOUS) return 0;
+  ds_rows rows;
+  if (ds_tensor_rows("", tensor, -1, &rows) != DS_OK) return 0;
+  return layout == DS_LAYOUT_ROWS || (rows.dims == 1 && rows.col_stride == 1);
+}
+
+static ds_status describe_input(ds_call *call, int index) {
+  ds_tensor *tensor = &call->tensors[index];
+  DS_CHECK(ds_torch_describe(call->inputs[index], tensor));
+  if (has_layout(tensor, call->signature->arguments[index].layout)) return DS_OK;
+  AtenTensorHandle contiguous = NULL;
+  DS_CHECK(ds_aten_contiguous(call->inputs[index], &contiguous));
+  ds_torch_release(&call->inputs[index]);
+  call->inputs[index] = contiguous;
+  return ds_torch_describe(contiguous, tensor);
+}
+
+static ds_status unpack(ds_call *call, const StableIValue *stack, void *arguments) {
+  for (int i = 0; i < call->signature->argument_count; i++) {
+    const ds_argument *argument = &call->signature->arguments[i];
+    char *field = (char *)arguments + argument->offset;
+    if (argument->kind == DS_ARGUMENT_TENSOR) {
+      const ds_tensor *tensor = call->inputs[i] == NULL ? NULL : &call->tensors[i];
+      if (tensor != NULL) DS_CHECK(describe_input(call, i));
+      memcpy(field, &tensor, sizeof tensor);
+    } else {
+      // Integers and floating-point numbers are 8 bytes wide in the stack's slot as in the struct.
+      memcpy(field, &stack[i], sizeof stack[i]);
+    }
+  }
+  return DS_OK;
+}
+
+static ds_status enter_device(ds_call *call) {
+  call->context.parallel_for = ds_torch_parallel_for;
+  if (call->tensors[0].device_type != DS_CUDA) return DS_OK;
+  return ds_torch_cuda_enter(call->tensors[0].device_index, &call->guard, &call->context.stream,
+                             &call->context.cuda);
+}
+
+ds_status ds_call_begin(ds_call *call, const ds_signature *signature, StableIValue *stack, void *arguments) {
+  ds_call_take(call, signature, stack);
+  DS_CHECK(unpack(call, stack, arguments));
+  return enter_device(call);
+}
+
+ds_status ds_call_new_result(ds_call *call, int index, int32_t rank, const int64_t *sizes) {
+  int64_t strides[DS_MAX_RANK];
+  if (rank > DS_MAX_RANK)
+    return ds_error(DS_E_SHAPE, "%s: a tensor has rank %d, must be at most %d", call->signature->op, rank,
+                    DS_MAX_RANK);
+  // As torch makes contiguous strides: an empty dimension counts as one element.
+  int64_t stride = 1;
+  for (int32_t i = rank - 1; i >= 0; i--) {
+    strides[i] = stride;
+    stride *= sizes[i] > 1 ? sizes[i] : 1;
+  }
+  int32_t dtype_code = 0;
+  DS_CHECK(DS_TORCH(aoti_torch_get_dtype, (call->inputs[0], &dtype_code)));
+  DS_CHECK(
+      ds_torch_empty_strided(rank, sizes, strides, dtype_code, &call->tensors[0], &call->results[index]));
+  return ds_torch_describe(call->results[index], &call->result_tensors[index]);
+}
+
+ds_status ds_call_new_result_like(ds_call *call, int index) {
+  const ds_tensor *first = &call->tensors[0];
+  if (ds_tensor_is_contiguous(first)) return ds_call_new_result(call, index, first->rank, first->sizes);
+  DS_CHECK(ds_aten_empty_like(call->inputs[0], DS_PRESERVE_FORMAT, &call->results[index]));
+  return ds_torch_describe(call->results[index], &call->result_tensors[index]);
+}
+
+void ds_call_end(ds_call *call, ds_status status, StableIValue *stack) {
+  ds_torch_cuda_leave(&call->guard);
+  for (int i = 0; i < call->signature->argument_count; i++) ds_torch_release(&call->inputs[i]);
+  if (status == DS_OK) {
+    for (int i = 0; i < call->signature->result_count; i++)
+      stack[i] = (StableIValue)(uintptr_t)call->results[i];
+    return;
+  }
+  for (int i = 0; i < DS_MAX_RESULTS; i++) ds_torch_release(&call->results[i]);
+  aoti_torch_check(false, call->signature->op, __FILE__, __LINE__, ds_error_message());
+}
