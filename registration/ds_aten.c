@@ -14,8 +14,8 @@ static AtenTensorHandle to_handle(StableIValue value) {
 
 ds_status ds_optional_new(StableIValue content, StableIValue *optional) {
   StableIValue *cell = NULL;
-  if (torch_new_stable_ivalue != NULL) {
-    DS_CHECK(DS_TORCH(torch_new_stable_ivalue, (&cell)));
+  if (ds_torch_recent.torch_new_stable_ivalue != NULL) {
+    DS_CHECK(ds_from_torch(ds_torch_recent.torch_new_stable_ivalue(&cell), "torch_new_stable_ivalue"));
   } else {
     cell = _Znwm(sizeof *cell);
   }
@@ -27,8 +27,8 @@ ds_status ds_optional_new(StableIValue content, StableIValue *optional) {
 StableIValue ds_optional_take(StableIValue optional) {
   StableIValue *cell = (StableIValue *)(uintptr_t)optional;
   const StableIValue content = *cell;
-  if (torch_delete_stable_ivalue != NULL)
-    (void)torch_delete_stable_ivalue(cell);
+  if (ds_torch_recent.torch_delete_stable_ivalue != NULL)
+    (void)ds_torch_recent.torch_delete_stable_ivalue(cell);
   else
     _ZdlPv(cell);
   return content;

@@ -46,6 +46,7 @@ static AOTITorchError register_kernels(const char *dispatch_key, int meta, ds_bo
 // A failure leaves operators undefined, which torch reports at their first use. It happens where another copy
 // of the library has registered them already: then that copy serves.
 __attribute__((constructor)) static void register_operators(void) {
+  ds_torch_find_recent();
   if (define_schemas() != 0) return;
   if (aoti_torch_abi_version() < DS_TORCH_2_10) {
     (void)register_kernels("CompositeExplicitAutograd", 0, torch_is_too_old);

@@ -1,10 +1,23 @@
+// RTLD_DEFAULT
+#define _GNU_SOURCE
 #include "ds_torch.h"
+#include <dlfcn.h>
+
+ds_torch_recent_shim ds_torch_recent;
+
+void ds_torch_find_recent(void) {
+  // The default scope of this library holds libtorch_cpu.so, which it depends on.
+#define DS_FIND_SHIM(since, return_type, name, arguments)                                                    \
+  ds_torch_recent.name = (return_type(*) arguments)(uintptr_t)dlsym(RTLD_DEFAULT, #name);
+  DS_TORCH_RECENT_SHIM(DS_FIND_SHIM)
+#undef DS_FIND_SHIM
+}
 
 ds_status ds_from_torch(AOTITorchError error, const char *function) {
   if (error == 0) return DS_OK;
-  const char *what = torch_exception_get_what_without_backtrace == NULL
+  const char *what = ds_torch_recent.torch_exception_get_what_without_backtrace == NULL
                          ? NULL
-                         : torch_exception_get_what_without_backtrace();
+                         : ds_torch_recent.torch_exception_get_what_without_backtrace();
   if (what == NULL || *what == '\0')
     return ds_error(DS_E_SERVICE,
                     "ds_diffusers: %s failed; torch wrote the reason to the standard error output", function);

@@ -28,10 +28,20 @@ typedef struct CUDAGuardOpaque *CUDAGuardHandle;
 
 #define DS_WEAK_SINCE_208
 #define DS_WEAK_SINCE_210 __attribute__((weak))
-#define DS_WEAK_SINCE_213 __attribute__((weak))
 #define DS_DECLARE_SHIM(since, return_type, name, arguments) DS_WEAK_SINCE_##since return_type name arguments;
 DS_TORCH_SHIM(DS_DECLARE_SHIM)
 #undef DS_DECLARE_SHIM
+
+// Functions of releases after 2.10, each NULL where this torch lacks it.
+typedef struct ds_torch_recent_shim {
+#define DS_SHIM_FIELD(since, return_type, name, arguments) return_type(*name) arguments;
+  DS_TORCH_RECENT_SHIM(DS_SHIM_FIELD)
+#undef DS_SHIM_FIELD
+} ds_torch_recent_shim;
+
+// Filled by ds_torch_find_recent when the library is loaded, constant from then on.
+extern ds_torch_recent_shim ds_torch_recent;
+void ds_torch_find_recent(void);
 
 #ifdef __cplusplus
 }

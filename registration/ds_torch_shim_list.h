@@ -66,7 +66,11 @@
   X(210, AOTITorchError, torch_get_const_data_ptr, (AtenTensorHandle tensor, const void **pointer))          \
   X(210, AOTITorchError, torch_parallel_for,                                                                 \
     (int64_t begin, int64_t end, int64_t grain_size, void (*function)(int64_t, int64_t, void *),             \
-     void *context))                                                                                         \
+     void *context))
+
+// Exported by libtorch_cpu.so since later releases: looked up when the library is loaded, NULL where torch is
+// older. So the library asks for no more than torch 2.10.
+#define DS_TORCH_RECENT_SHIM(X)                                                                              \
   X(213, const char *, torch_exception_get_what_without_backtrace, (void))                                   \
   X(213, AOTITorchError, torch_new_stable_ivalue, (StableIValue * *value))                                   \
   X(213, AOTITorchError, torch_delete_stable_ivalue, (StableIValue * value))
