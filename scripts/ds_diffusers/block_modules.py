@@ -1,0 +1,210 @@
+"""The modules of a BasicTransformerBlock, and whether block_forward computes what they would.
+
+The fused call uses the modules' parameters but does not call the modules, so anything that changes what calling one
+of them does is an obstacle: another class (LoRA, quantisation), a hook (offloading, casting), another attention
+processor. Each function returns None where all is well, else the obstacle in a few words. Nothing is remembered
+between calls, as all this changes at any time; every check is a cheap look at a type or an attribute, which
+torch.compile can trace and guard.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from diffusers.models.activations import GEGLU, SwiGLU
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from .ops import ActivationFuncType
+
+Modules = dict[str, nn.Module]
+
+ACTIVATION_TYPES = {GEGLU: int(ActivationFuncType.GATED_GELU), SwiGLU: int(ActivationFuncType.GATED_SILU)}
+
+
+def _attention_classes(name: str) -> list[tuple[str, tuple[type, ...]]]:
+    return [
+        (name, (Attention,)),
+        (f"{name}.to_q", (nn.Linear,)),
+        (f"{name}.to_k", (nn.Linear,)),
+        (f"{name}.to_v", (nn.Linear,)),
+        (f"{name}.to_out", (nn.ModuleList,)),
+        (f"{name}.to_out.0", (nn.Linear,)),
+        (f"{name}.to_out.1", (nn.Dropout,)),
+    ]
+
+
+# The exact classes that a block's modules must have, parents first.
+_FIRST = [("norm1", (nn.LayerNorm,)), *_attention_classes("attn1")]
+_SECOND = [("norm2", (nn.LayerNorm,)), *_attention_classes("attn2")]
+_LAST = [
+    ("norm3", (nn.LayerNorm,)),
+    ("ff", (FeedForward,)),
+    ("ff.net", (nn.ModuleList,)),
+    ("ff.net.0", tuple(ACTIVATION_TYPES)),
+    ("ff.net.0.proj", (nn.Linear,)),
+    ("ff.net.0.activation", (nn.SiLU, type(None))),
+    ("ff.net.1", (nn.Dropout,)),
+    ("ff.net.2", (nn.Linear,)),
+    ("ff.net.3", (nn.Dropout, type(None))),
+]
+
+
+def _with_parents(classes: list[tuple[str, tuple[type, ...]]]) -> tuple[tuple[str, str, str, tuple], ...]:
+    """(path, path of the parent, name in the parent, classes)"""
+    return tuple((path, *path.rpartition(".")[::2], expected) for path, expected in classes)
+
+
+_ONE_ATTENTION = _with_parents(_FIRST + _LAST)
+_TWO_ATTENTIONS = _with_parents(_FIRST + _SECOND + _LAST)
+
+# (argument of block_forward without "_weight" or "_bias", path of the module that owns the tensor)
+_PARAMETERS = (
+    ("norm1", "norm1"),
+    ("attn1_q", "attn1.to_q"),
+    ("attn1_k", "attn1.to_k"),
+    ("attn1_v", "attn1.to_v"),
+    ("attn1_out", "attn1.to_out.0"),
+    ("norm2", "norm2"),
+    ("attn2_q", "attn2.to_q"),
+    ("attn2_k", "attn2.to_k"),
+    ("attn2_v", "attn2.to_v"),
+    ("attn2_out", "attn2.to_out.0"),
+    ("norm3", "norm3"),
+    ("ff_in", "ff.net.0.proj"),
+    ("ff_out", "ff.net.2"),
+)
+_PARAMETER_ARGUMENTS = tuple((path, f"{name}_weight", f"{name}_bias") for name, path in _PARAMETERS)
+
+# What the block's own forward is made of. A library that replaces one of these means it to be called.
+_block_forward = BasicTransformerBlock.forward
+_attention_forward = Attention.forward
+_processor_call = AttnProcessor2_0.__call__
+_feed_forward_forward = FeedForward.forward
+_scaled_dot_product_attention = F.scaled_dot_product_attention
+
+
+def block_modules(block: nn.Module) -> tuple[str | None, Modules]:
+    """The obstacle in the block's modules and settings, and the modules by their path, complete without one."""
+    modules: Modules = {"": block}
+    reason = _own_obstacle(block) or _replaced_function() or _collect(block, modules)
+    return reason or _settings_obstacle(modules), modules
+
+
+def block_parameters(modules: Modules) -> dict[str, Tensor]:
+    """The tensors of the block by the names of block_forward's arguments; absent ones left out."""
+    tensors = {}
+    for path, weight_argument, bias_argument in _PARAMETER_ARGUMENTS:
+        if path in modules:
+            parameters = modules[path]._parameters
+            weight, bias = parameters.get("weight"), parameters.get("bias")
+            if weight is not None:
+                tensors[weight_argument] = weight
+            if bias is not None:
+                tensors[bias_argument] = bias
+    return tensors
+
+
+def parameter_path(argument: str) -> str:
+    """The parameter's name in the block's state_dict: "attn1.to_q.weight" for "attn1_q_weight"."""
+    name, _, kind = argument.rpartition("_")
+    return f"{dict(_PARAMETERS)[name]}.{kind}"
+
+
+def class_name(value: object) -> str:
+    """Module and name of value's class."""
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _own_obstacle(block: nn.Module) -> str | None:
+    if block.norm_type != "layer_norm":
+        return f"norm_type is {block.norm_type}, not layer_norm"
+    if block.pos_embed is not None:
+        return "the block has positional embeddings"
+    if block._chunk_size is not None:
+        return "the feed-forward is chunked"
+    return None
+
+
+def _replaced_function() -> str | None:
+    if (
+        BasicTransformerBlock.forward is not _block_forward
+        or Attention.forward is not _attention_forward
+        or AttnProcessor2_0.__call__ is not _processor_call
+        or FeedForward.forward is not _feed_forward_forward
+        or F.scaled_dot_product_attention is not _scaled_dot_product_attention
+    ):
+        return "a function that the block is made of was replaced"
+    if _has_any_global_hook():
+        return "there is a hook on all modules (torch.nn.modules.module.register_module_*_hook)"
+    return None
+
+
+def _collect(block: nn.Module, modules: Modules) -> str | None:
+    """Adds the block's modules by their path; stops at one that isn't exactly what it should be."""
+    table = _ONE_ATTENTION if block._modules.get("attn2") is None else _TWO_ATTENTIONS
+    for path, parent, name, classes in table:
+        module = modules[parent]._modules.get(name)
+        if type(module) not in classes:
+            return f"{path} is {class_name(module)}, not {classes[0].__name__}"
+        if module is None:
+            continue
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        ):
+            return f"{path} has hooks"
+        if "forward" in module.__dict__:
+            return f"{path}.forward was replaced (by a hook of accelerate or diffusers, or by hand)"
+        modules[path] = module
+    return None
+
+
+def _settings_obstacle(modules: Modules) -> str | None:
+    attn1, attn2 = modules["attn1"], modules.get("attn2")
+    reason = _attention_obstacle("attn1", attn1)
+    if reason is None and attn2 is not None:
+        reason = _attention_obstacle("attn2", attn2)
+        if reason is None and attn1.heads != attn2.heads:
+            reason = f"attn1 has {attn1.heads} heads, attn2 {attn2.heads}"
+    if reason is None and len(modules["ff.net"]._modules) > 4:
+        reason = f"ff.net has {len(modules['ff.net']._modules)} modules, not 3 or 4"
+    return reason or _norms_obstacle(modules) or _dropout_obstacle(modules)
+
+
+def _attention_obstacle(path: str, attention: nn.Module) -> str | None:
+    if type(attention.processor) is not AttnProcessor2_0:
+        return f"{path} has processor {type(attention.processor).__name__}"
+    if (
+        attention.spatial_norm is not None
+        or attention.group_norm is not None
+        or attention.norm_cross is not None
+        or attention.norm_q is not None
+        or attention.norm_k is not None
+    ):
+        return f"{path} has a norm of its own"
+    if attention.residual_connection or attention.rescale_output_factor != 1:
+        return f"{path} has residual_connection or rescale_output_factor"
+    return None
+
+
+def _norms_obstacle(modules: Modules) -> str | None:
+    epsilon = modules["norm1"].eps
+    for path in ("norm1", "norm2", "norm3"):
+        if path in modules:
+            norm = modules[path]
+            if len(norm.normalized_shape) != 1:
+                return f"{path} normalises {len(norm.normalized_shape)} dimensions, not 1"
+            if norm.eps != epsilon:
+                return f"{path} has eps {norm.eps}, norm1 {epsilon}"
+    return None
+
+
+def _dropout_obstacle(modules: Modules) -> str | None:
+    for path in ("attn1.to_out.1", "attn2.to_out.1", "ff.net.1", "ff.net.3"):
+        if path in modules and modules[path].training and modules[path].p > 0:
+            return f"{path} drops out in training mode"
+    return None

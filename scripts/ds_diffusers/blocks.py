@@ -1,0 +1,151 @@
+"""The class that patched blocks have. Importing this module imports diffusers and loads the library, so that a
+patched model can be unpickled in a new process."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock as OriginalBlock
+from torch import Tensor, nn
+
+from .block_modules import ACTIVATION_TYPES, Modules, block_modules, block_parameters
+from .calls import calls_of
+from .conditions import call_obstacle
+from .library import load
+
+load()
+
+
+class BasicTransformerBlock(OriginalBlock):
+    """diffusers' BasicTransformerBlock, run as one call of block_forward where that computes the same.
+
+    It has the same name, as diffusers and other libraries look at the names of classes, and no state of its own: a
+    block changes between the two classes by its __class__ alone. Each call decides for itself which path it takes
+    and uses the tensors that the modules own at that moment.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        timestep: torch.LongTensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        class_labels: torch.LongTensor | None = None,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """As BasicTransformerBlock.forward of diffusers; timestep, class_labels and added_cond_kwargs have no effect
+        in a block that can be fused."""
+        arguments = (
+            hidden_states,
+            attention_mask,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            timestep,
+            cross_attention_kwargs,
+            class_labels,
+            added_cond_kwargs,
+        )
+        if not isinstance(self, BasicTransformerBlock):
+            # A hook held on to this function while unpatch gave the block its own class back.
+            return type(self).forward(self, *arguments)
+        obstacle, modules = block_modules(self)
+        reason = obstacle
+        if obstacle is None:
+            inputs = _used_inputs(self, modules, attention_mask, encoder_hidden_states, encoder_attention_mask)
+            parameters = block_parameters(modules)
+            heads = modules["attn1"].heads
+            reason = call_obstacle(hidden_states, inputs, parameters, heads, cross_attention_kwargs)
+        if not torch.compiler.is_compiling():
+            _record(self, reason, module_obstacle=obstacle)
+        if reason is None:
+            return _fused_forward(self, modules, hidden_states, inputs, parameters)
+        return super().forward(*arguments)
+
+
+def _require_known_signature() -> None:
+    """diffusers passes the block's arguments by position, so a signature of another release must not pass unseen."""
+    known, found = (
+        list(inspect.signature(block.forward).parameters) for block in (BasicTransformerBlock, OriginalBlock)
+    )
+    if known != found:
+        raise RuntimeError(
+            f"ds_diffusers: BasicTransformerBlock.forward of this diffusers takes ({', '.join(found)}), "
+            f"must be ({', '.join(known)}): use another release of diffusers or ds_diffusers"
+        )
+
+
+_require_known_signature()
+
+
+def _used_inputs(
+    block: nn.Module,
+    modules: Modules,
+    attention_mask: Tensor | None,
+    encoder_hidden_states: Tensor | None,
+    encoder_attention_mask: Tensor | None,
+) -> dict[str, Tensor]:
+    """Those of the arguments that are given and that the block would use."""
+    inputs = {}
+    if attention_mask is not None:
+        inputs["attention_mask"] = attention_mask
+    if encoder_hidden_states is not None and ("attn2" in modules or block.only_cross_attention):
+        inputs["encoder_hidden_states"] = encoder_hidden_states
+    if encoder_attention_mask is not None and "attn2" in modules:
+        inputs["encoder_attention_mask"] = encoder_attention_mask
+    return inputs
+
+
+def _fused_forward(
+    block: nn.Module,
+    modules: Modules,
+    hidden_states: Tensor,
+    inputs: dict[str, Tensor],
+    parameters: dict[str, Tensor],
+) -> Tensor:
+    heads = modules["attn1"].heads
+    arguments = dict(parameters)
+    if "encoder_hidden_states" in inputs:
+        # The operator wants its rows at one stride, which e.g. an expanded batch does not have.
+        context = inputs["encoder_hidden_states"].contiguous()
+        if block.only_cross_attention:
+            arguments["attn1_context"] = context
+        if "attn2" in modules:
+            arguments["attn2_context"] = context
+    if "attention_mask" in inputs:
+        arguments["attn1_mask"] = _operator_mask(inputs["attention_mask"], hidden_states, heads)
+    if "encoder_attention_mask" in inputs:
+        arguments["attn2_mask"] = _operator_mask(inputs["encoder_attention_mask"], hidden_states, heads)
+    return _block_forward(
+        hidden_states,
+        arguments,
+        heads=heads,
+        activation_type=ACTIVATION_TYPES[type(modules["ff.net.0"])],
+        norm_epsilon=modules["norm1"].eps,
+    )
+
+
+def _block_forward(hidden_states: Tensor, arguments: dict[str, Tensor], **settings: int | float) -> Tensor:
+    operator = torch.ops.ds_diffusers.block_forward.default
+    if torch.compiler.is_compiling():
+        return operator(hidden_states, **arguments, **settings)
+    # No gradient is needed here, so the operator's autograd kernel, which is in Python, need not be asked.
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(hidden_states, **arguments, **settings)
+
+
+def _operator_mask(mask: Tensor, hidden_states: Tensor, heads: int) -> Tensor:
+    """diffusers takes one mask for each batch entry, or one for each head of each entry."""
+    return mask if mask.shape[0] == hidden_states.shape[0] else mask.unflatten(0, (-1, heads))
+
+
+def _record(block: nn.Module, reason: str | None, module_obstacle: str | None) -> None:
+    calls = calls_of(block)
+    calls.last_obstacle = reason if module_obstacle is None else None
+    if reason is None:
+        calls.fused += 1
+    else:
+        calls.original += 1

@@ -1,0 +1,115 @@
+"""Whether a call's arguments, and PyTorch's state at the call, let the block run as block_forward.
+
+As in block_modules: None where all is well, else the obstacle in a few words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+
+from .block_modules import class_name, parameter_path
+from .library import has_cuda_module
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# Plain tensors, and what stands for them while torch.export traces. Any other subclass (quantised, distributed) has
+# an arithmetic of its own.
+_PLAIN_TENSORS = (nn.Parameter, Tensor, FakeTensor, FunctionalTensor)
+
+
+def call_obstacle(
+    hidden_states: Tensor,
+    contexts_and_masks: dict[str, Tensor],
+    parameters: dict[str, Tensor],
+    heads: int,
+    cross_attention_kwargs: dict[str, Any] | None,
+) -> str | None:
+    """The obstacle in a call of a block whose modules have none.
+
+    `contexts_and_masks`: those arguments of the block's forward that it would use, by name, without None.
+    """
+    if cross_attention_kwargs:
+        return f"cross_attention_kwargs has {', '.join(map(str, cross_attention_kwargs))}"
+    return (
+        _hidden_states_obstacle(hidden_states)
+        or _state_obstacle(hidden_states.device.type)
+        or _inputs_obstacle(contexts_and_masks, hidden_states, heads)
+        or parameters_obstacle(parameters, hidden_states.dtype, hidden_states.device)
+        or _gradient_obstacle((hidden_states, *contexts_and_masks.values(), *parameters.values()))
+    )
+
+
+def parameters_obstacle(
+    parameters: dict[str, Tensor], dtype: torch.dtype, device: torch.device
+) -> str | None:
+    """The obstacle in the block's tensors, for hidden states of this dtype on this device."""
+    for argument, tensor in parameters.items():
+        if (
+            type(tensor) not in _PLAIN_TENSORS
+            or tensor.dtype != dtype
+            or tensor.device != device
+            or not tensor.is_contiguous()
+        ):
+            return _parameter_obstacle(parameter_path(argument), tensor, dtype, device)
+    return None
+
+
+def _parameter_obstacle(path: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> str:
+    if type(tensor) not in _PLAIN_TENSORS:
+        return f"{path} is {class_name(tensor)}, not a plain tensor"
+    if tensor.dtype != dtype:
+        return f"{path} has dtype {tensor.dtype}, hidden_states {dtype}"
+    if tensor.device != device:
+        return f"{path} is on {tensor.device}, hidden_states on {device}"
+    return f"{path} is not contiguous"
+
+
+def _hidden_states_obstacle(hidden_states: Tensor) -> str | None:
+    if type(hidden_states) not in _PLAIN_TENSORS:
+        return f"hidden_states is {class_name(hidden_states)}, not a plain tensor"
+    if hidden_states.dim() != 3:
+        return f"hidden_states has {hidden_states.dim()} dimensions, not 3"
+    if hidden_states.dtype not in DTYPES:
+        return f"hidden_states has dtype {hidden_states.dtype}"
+    return None
+
+
+def _state_obstacle(device_type: str) -> str | None:
+    if device_type != "cpu" and device_type != "cuda":
+        return f"hidden_states is on {device_type}, not on cpu or cuda"
+    if device_type == "cuda" and not has_cuda_module():
+        return "the library has no CUDA module"
+    if torch.is_autocast_enabled(device_type):
+        return f"autocast is on for {device_type}"
+    return None
+
+
+def _inputs_obstacle(inputs: dict[str, Tensor], hidden_states: Tensor, heads: int) -> str | None:
+    for name, tensor in inputs.items():
+        if type(tensor) not in _PLAIN_TENSORS:
+            return f"{name} is {class_name(tensor)}, not a plain tensor"
+        if tensor.dim() != 3:
+            return f"{name} has {tensor.dim()} dimensions, not 3"
+        if tensor.dtype != hidden_states.dtype:
+            return f"{name} has dtype {tensor.dtype}, hidden_states {hidden_states.dtype}"
+        if tensor.device != hidden_states.device:
+            return f"{name} is on {tensor.device}, hidden_states on {hidden_states.device}"
+        if name.endswith("mask"):
+            batch = hidden_states.shape[0]
+            if tensor.shape[0] != batch and tensor.shape[0] != batch * heads:
+                return f"{name} is for a batch of {tensor.shape[0]}, hidden_states has {batch}"
+    return None
+
+
+def _gradient_obstacle(tensors: Iterable[Tensor]) -> str | None:
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return "a gradient may be needed (run under torch.no_grad() or torch.inference_mode())"
+    return None

@@ -1,0 +1,72 @@
+"""Gives diffusers' transformer blocks the class that runs them as one operator, and takes it away again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from .library import load
+
+
+def patch(model: Any) -> Any:
+    """Makes the BasicTransformerBlocks of a diffusers model or pipeline run as `block_forward`, and returns it.
+
+    A patched block decides at each call: where its modules and the call's arguments allow, it runs fused, otherwise
+    as diffusers' own code (`report` says why). Parameters, submodules, names and state_dict stay as they are; only
+    the blocks' __class__ changes, to a subclass of the same name. Blocks of any other subclass are left alone, and
+    patching twice does nothing more. Gradients need the original path: run inference under torch.no_grad().
+
+    Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline, RuntimeError where the library
+    cannot be loaded (see `load`) or this diffusers release is not known. Warns where there is no block to patch.
+    """
+    roots = _modules_of(model)
+    load()
+    from .blocks import BasicTransformerBlock, OriginalBlock
+
+    found = 0
+    for block in _unique_modules(roots):
+        if type(block) is OriginalBlock:
+            block.__class__ = BasicTransformerBlock
+        found += isinstance(block, BasicTransformerBlock)
+    if found == 0:
+        warnings.warn(f"ds_diffusers.patch: {type(model).__name__} has no BasicTransformerBlock", stacklevel=2)
+    return model
+
+
+def unpatch(model: Any) -> Any:
+    """Takes back what `patch` did to a model or pipeline, and returns it: nothing of it remains."""
+    roots = _modules_of(model)
+    load()
+    from .blocks import BasicTransformerBlock, OriginalBlock
+    from .calls import forget
+
+    for block in _unique_modules(roots):
+        if type(block) is BasicTransformerBlock:
+            block.__class__ = OriginalBlock
+            forget(block)
+    return model
+
+
+def named_modules_of(model: Any) -> Iterator[tuple[str, nn.Module]]:
+    """All modules of a model or pipeline with their names; a pipeline's begin with the component's name."""
+    for prefix, root in _modules_of(model).items():
+        yield from root.named_modules(prefix=prefix)
+
+
+def _unique_modules(roots: dict[str, nn.Module]) -> Iterator[nn.Module]:
+    for root in roots.values():
+        yield from root.modules()
+
+
+def _modules_of(model: Any) -> dict[str, nn.Module]:
+    if isinstance(model, nn.Module):
+        return {"": model}
+    components = getattr(model, "components", None)
+    if isinstance(components, dict):
+        return {name: value for name, value in components.items() if isinstance(value, nn.Module)}
+    raise TypeError(
+        f"model is of type {type(model).__name__}, must be a torch.nn.Module or a diffusers pipeline"
+    )
