@@ -1,0 +1,46 @@
+"""Each argument of each operator, wrong in each way: an error that says so, and no harm done."""
+
+# labels: torch gpu
+import re
+
+import pytest
+import torch
+
+from cases import Maker, Operator, Wrong
+from helpers.operators import as_tuple, bits, call, every_operator, every_wrong_case, overload, small
+
+
+@every_wrong_case
+def test_wrong_argument_is_refused(operator: Operator, wrong: Wrong, device: torch.device) -> None:
+    if wrong.only_on not in ("", device.type):
+        pytest.skip(f"needs tensors on {wrong.only_on}")
+    arguments = wrong.make(Maker.seeded(wrong.dtype, device))
+    with pytest.raises(RuntimeError) as raised:
+        call(operator, arguments)
+    assert re.fullmatch(wrong.message, str(raised.value)), str(raised.value)
+
+
+@every_operator
+def test_missing_tensor_is_refused(operator: Operator, device: torch.device) -> None:
+    """By torch, from the schema: a tensor that is not optional cannot be None."""
+    arguments = small(operator, device=device)
+    required = [
+        argument.name for argument in overload(operator)._schema.arguments if str(argument.type) == "Tensor"
+    ]
+    assert required
+    for name in required:
+        with pytest.raises(RuntimeError, match=f"'{name}'"):
+            call(operator, arguments | {name: None})
+
+
+@every_operator
+def test_result_after_an_error_is_that_of_before(operator: Operator, device: torch.device) -> None:
+    arguments = small(operator, device=device)
+    before = as_tuple(call(operator, arguments))
+    for wrong in operator.wrong:
+        if wrong.only_on not in ("", device.type):
+            continue
+        with pytest.raises(RuntimeError):
+            call(operator, wrong.make(Maker.seeded(wrong.dtype, device)))
+    for one, other in zip(before, as_tuple(call(operator, arguments))):
+        assert torch.equal(bits(one), bits(other))
