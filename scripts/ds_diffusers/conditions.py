@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.autograd import forward_ad
 
 from .block_modules import class_name, parameter_path
 from .library import has_cuda_module
@@ -87,6 +88,11 @@ def _state_obstacle(device_type: str) -> str | None:
         return "the library has no CUDA module"
     if torch.is_autocast_enabled(device_type):
         return f"autocast is on for {device_type}"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation is on"
+    # While compiling, torch.compile itself carries out the transforms.
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform is on"
     return None
 
 

@@ -4,7 +4,7 @@ They work in eager mode, under torch.compile (call `ds_diffusers.load()` before)
 torch.jit.trace. Tensors are float32, float16 or bfloat16, all arguments of a call of one dtype and on one device,
 the CPU or a CUDA device; results are new tensors. Sums run in float32 and are rounded once, on the store.
 
-All four single operators have gradients; `block_forward` is for inference. A wrong argument raises a RuntimeError
+The four single operators have gradients (reverse mode); `block_forward` is for inference. A wrong argument raises a RuntimeError
 that names the argument, what it is, and what it must be.
 """
 

@@ -1,0 +1,108 @@
+"""The same image from a real pipeline, as diffusers makes it and patched."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from ..patching import patch, unpatch
+from ..reporting import Report, report
+from .comparison import Comparison
+from .denoising import synchronize
+from .settings import UserError
+
+WARM_UP_STEPS = 2
+
+
+def load_pipeline(settings: argparse.Namespace) -> DiffusionPipeline:
+    """The pipeline on its device; UserError where there is none, or none with a UNet."""
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(settings.model, torch_dtype=settings.dtype)
+    except Exception as error:  # whatever a hub client, a parser or a missing package may raise
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"--model {settings.model} could not be loaded: {reason[0] if reason else type(error).__name__}"
+        ) from error
+    if getattr(pipeline, "unet", None) is None:
+        raise UserError(f"--model {settings.model} is a {type(pipeline).__name__}, which has no UNet to patch")
+    return pipeline.to(settings.device)
+
+
+class ImageRun:
+    """Makes one image again and again from the same noise, and notes when each step ended."""
+
+    def __init__(self, pipeline: DiffusionPipeline, settings: argparse.Namespace) -> None:
+        self.pipeline = pipeline
+        self.settings = settings
+        self.size = settings.size or pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        side = self.size // pipeline.vae_scale_factor
+        # Drawn here, as a pipeline would draw other noise for another dtype.
+        generator = torch.Generator().manual_seed(settings.seed)
+        self.noise = torch.randn((1, pipeline.unet.config.in_channels, side, side), generator=generator)
+        self.latents = self.noise
+        self.step_seconds: list[float] = []
+
+    def make(self, steps: int) -> Image.Image:
+        settings, optional = self.settings, {}
+        if settings.guidance_scale is not None:
+            optional["guidance_scale"] = settings.guidance_scale
+        ends: list[float] = []
+
+        def note_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            synchronize(settings.device)
+            ends.append(time.perf_counter())
+            self.latents = tensors["latents"]
+            return tensors
+
+        image = self.pipeline(
+            prompt=settings.prompt,
+            negative_prompt=settings.negative_prompt,
+            num_inference_steps=steps,
+            height=self.size,
+            width=self.size,
+            latents=self.noise.to(settings.device, self.pipeline.unet.dtype),
+            generator=torch.Generator().manual_seed(settings.seed),
+            callback_on_step_end=note_step,
+            **optional,
+        ).images[0]
+        self.step_seconds = [end - start for start, end in zip(ends, ends[1:])]
+        return image
+
+
+def compare_images(run: ImageRun) -> tuple[Comparison, Report]:
+    """Writes plain.png, patched.png and side_by_side.png; leaves the pipeline patched."""
+    pipeline, steps = run.pipeline, run.settings.steps
+    for prepare in (unpatch, patch):
+        prepare(pipeline.unet)
+        run.make(WARM_UP_STEPS)
+    unpatch(pipeline.unet)
+    plain_image = run.make(steps)
+    plain_latents, plain_seconds = run.latents, run.step_seconds
+    patch(pipeline.unet)
+    patched_image = run.make(steps)
+    write_images(run.settings.output, plain_image, patched_image)
+    comparison = Comparison(plain_latents, run.latents, plain_seconds, run.step_seconds)
+    return comparison, report(pipeline.unet)
+
+
+def latents_in(run: ImageRun, dtype: torch.dtype) -> Tensor:
+    """The final latents of the unpatched pipeline in another dtype, which it keeps."""
+    unpatch(run.pipeline.unet)
+    run.pipeline.to(dtype=dtype)
+    run.make(run.settings.steps)
+    return run.latents
+
+
+def write_images(folder: Path, plain: Image.Image, patched: Image.Image) -> None:
+    both = Image.new("RGB", (plain.width + patched.width, plain.height))
+    both.paste(plain, (0, 0))
+    both.paste(patched, (plain.width, 0))
+    for name, image in (("plain", plain), ("patched", patched), ("side_by_side", both)):
+        image.save(folder / f"{name}.png")
