@@ -27,6 +27,12 @@ static int has_layout(const ds_tensor *tensor, ds_argument_layout layout) {
 
 static ds_status describe_input(ds_call *call, int index) {
   ds_tensor *tensor = &call->tensors[index];
+  bool defined = false;
+  DS_CHECK(DS_TORCH(aoti_torch_is_defined, (call->inputs[index], &defined)));
+  // None where the schema says Tensor arrives as an undefined tensor.
+  if (!defined)
+    return ds_error(DS_E_NULL, "%s: %s is None, must be a tensor", call->signature->op,
+                    call->signature->arguments[index].name);
   DS_CHECK(ds_torch_describe(call->inputs[index], tensor));
   if (has_layout(tensor, call->signature->arguments[index].layout)) return DS_OK;
   AtenTensorHandle contiguous = NULL;
@@ -65,6 +71,17 @@ ds_status ds_call_begin(ds_call *call, const ds_signature *signature, StableIVal
   return enter_device(call);
 }
 
+// Whether the strides are exactly those that ds_call_new_result gives; torch.empty_like keeps any others,
+// even where they don't matter.
+static int has_default_strides(const ds_tensor *tensor) {
+  int64_t stride = 1;
+  for (int32_t i = tensor->rank - 1; i >= 0; i--) {
+    if (tensor->strides[i] != stride) return 0;
+    stride *= tensor->sizes[i] > 1 ? tensor->sizes[i] : 1;
+  }
+  return 1;
+}
+
 ds_status ds_call_new_result(ds_call *call, int index, int32_t rank, const int64_t *sizes) {
   int64_t strides[DS_MAX_RANK];
   if (rank > DS_MAX_RANK)
@@ -85,7 +102,7 @@ ds_status ds_call_new_result(ds_call *call, int index, int32_t rank, const int64
 
 ds_status ds_call_new_result_like(ds_call *call, int index) {
   const ds_tensor *first = &call->tensors[0];
-  if (ds_tensor_is_contiguous(first)) return ds_call_new_result(call, index, first->rank, first->sizes);
+  if (has_default_strides(first)) return ds_call_new_result(call, index, first->rank, first->sizes);
   DS_CHECK(ds_aten_empty_like(call->inputs[0], DS_PRESERVE_FORMAT, &call->results[index]));
   return ds_torch_describe(call->results[index], &call->result_tensors[index]);
 }

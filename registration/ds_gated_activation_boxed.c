@@ -36,7 +36,11 @@ static void ds_gated_activation_meta(StableIValue *stack, uint64_t argument_coun
   (void)argument_count, (void)result_count;
   ds_call call;
   ds_call_take(&call, &signature, stack);
-  const ds_status status = ds_aten_glu(call.inputs[0], &call.results[0]);
+  // glu gives the shape, but keeps the order of its input's strides.
+  AtenTensorHandle halved = NULL;
+  ds_status status = ds_aten_glu(call.inputs[0], &halved);
+  if (status == DS_OK) status = ds_aten_empty_like(halved, DS_CONTIGUOUS_FORMAT, &call.results[0]);
+  ds_torch_release(&halved);
   ds_call_end(&call, status, stack);
 }
 

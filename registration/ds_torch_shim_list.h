@@ -36,6 +36,7 @@
   X(208, int32_t, aoti_torch_layout_strided, (void))                                                         \
   X(208, int32_t, aoti_torch_memory_format_contiguous_format, (void))                                        \
   X(208, int32_t, aoti_torch_memory_format_preserve_format, (void))                                          \
+  X(208, AOTITorchError, aoti_torch_is_defined, (AtenTensorHandle tensor, bool *defined))                    \
   X(208, AOTITorchError, aoti_torch_get_data_ptr, (AtenTensorHandle tensor, void **pointer))                 \
   X(208, AOTITorchError, aoti_torch_get_dim, (AtenTensorHandle tensor, int64_t * rank))                      \
   X(208, AOTITorchError, aoti_torch_get_sizes, (AtenTensorHandle tensor, int64_t * *sizes))                  \

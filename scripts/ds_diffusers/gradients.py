@@ -155,7 +155,8 @@ def _block_forward_below_autograd(keyset: Any, args: tuple, kwargs: dict) -> Ten
 
 def _block_forward_autograd(keyset: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
     # torch.library.register_autograd does not take operators with tensors as keyword-only arguments.
-    if torch.is_grad_enabled():
+    # None goes on to the operator, which says that it must be a tensor.
+    if torch.is_grad_enabled() and hidden_states is not None:
         tensors = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
         if hidden_states.requires_grad or any(tensor.requires_grad for tensor in tensors.values()):
             options = {name: value for name, value in kwargs.items() if name not in tensors}
