@@ -24,7 +24,8 @@ def test_results_are_as_the_meta_kernel_says(
     assert len(results) == len(promised)
     for result, promise in zip(results, promised):
         assert result.shape == promise.shape
-        assert result.stride() == promise.stride()
+        # Nothing depends on the strides of an empty tensor, and torch.empty_like itself has others on "meta".
+        assert result.numel() == 0 or result.stride() == promise.stride()
         assert result.dtype == promise.dtype == dtype
         assert result.device == next(iter(tensors(arguments).values())).device
         assert promise.device.type == "meta"
