@@ -117,6 +117,10 @@ def class_name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
+def _names(classes: tuple[type, ...]) -> str:
+    return " or ".join(kind.__name__ for kind in classes if kind is not type(None))
+
+
 def _own_obstacle(block: nn.Module) -> str | None:
     if block.norm_type != "layer_norm":
         return f"norm_type is {block.norm_type}, not layer_norm"
@@ -147,7 +151,7 @@ def _collect(block: nn.Module, modules: Modules) -> str | None:
     for path, parent, name, classes in table:
         module = modules[parent]._modules.get(name)
         if type(module) not in classes:
-            return f"{path} is {class_name(module)}, not {classes[0].__name__}"
+            return f"{path} is {class_name(module)}, not {_names(classes)}"
         if module is None:
             continue
         if (

@@ -1,0 +1,460 @@
+"""Where a block may not run fused, it runs as diffusers' own and says why; where the obstacle goes, it is fused again."""
+
+# labels: torch diffusers
+import copy
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from unittest import mock
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+import diffusers.models.attention_processor as processors
+import ds_diffusers
+from diffusers.models.activations import GELU
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from helpers.unets import (
+    CHANNELS,
+    CONTEXT,
+    HEADS,
+    Arguments,
+    block_arguments,
+    make_block,
+    run_unet,
+    sd15_unet,
+    unet_arguments,
+)
+from torch import nn
+
+pytestmark = pytest.mark.diffusers
+
+Change = Callable[[BasicTransformerBlock], object]
+
+
+def check_original(
+    block: BasicTransformerBlock,
+    values: Arguments,
+    reason: str,
+    state: Callable[[], AbstractContextManager] = torch.no_grad,
+) -> None:
+    """The patched block does what the block itself does, and reports the reason."""
+
+    def run() -> torch.Tensor:
+        torch.manual_seed(0)
+        with state():
+            return block(**values)
+
+    ds_diffusers.unpatch(block)
+    expected = run()
+    ds_diffusers.patch(block)
+    result = run()
+    assert torch.equal(result, expected)
+    assert result.requires_grad == expected.requires_grad
+    report = ds_diffusers.report(block)[0]
+    assert (report.path, report.fused_calls, report.original_calls) == ("original", 0, 1)
+    assert reason in report.reason
+
+
+def check_fused(block: BasicTransformerBlock, values: Arguments) -> None:
+    before = ds_diffusers.report(block)[0].fused_calls
+    with torch.no_grad():
+        block(**values)
+    report = ds_diffusers.report(block)[0]
+    assert (report.path, report.reason, report.fused_calls) == ("block_forward", "", before + 1)
+
+
+class OwnLinear(nn.Linear):
+    pass
+
+
+class OwnProcessor(processors.AttnProcessor2_0):
+    pass
+
+
+class OwnParameter(nn.Parameter):
+    pass
+
+
+def set_forward(module: nn.Module) -> None:
+    forward = module.forward
+    module.forward = lambda *arguments, **named: forward(*arguments, **named) * 2
+
+
+def own_class(module: nn.Linear) -> None:
+    module.__class__ = OwnLinear
+
+
+def add_parametrization(module: nn.Linear) -> None:
+    nn.utils.parametrizations.weight_norm(module)
+
+
+def own_parameter(module: nn.Linear) -> None:
+    module.weight = OwnParameter(module.weight.detach())
+
+
+def transposed_memory(module: nn.Linear) -> None:
+    module.weight = nn.Parameter(module.weight.detach().t().contiguous().t())
+
+
+def norm_over_two_dimensions(block: BasicTransformerBlock) -> None:
+    block.norm3 = nn.LayerNorm((10, CHANNELS))
+
+
+def other_heads(block: BasicTransformerBlock) -> None:
+    block.attn2.heads = 2
+
+
+def ungated(block: BasicTransformerBlock) -> None:
+    block.ff.net[0] = GELU(CHANNELS, 4 * CHANNELS)
+
+
+# (what is done to a block, the reason that the report must give)
+MODULE_CASES: dict[str, tuple[Change, str]] = {
+    "linear_of_another_class": (
+        lambda block: own_class(block.attn1.to_k),
+        "attn1.to_k is test_patch_conditions.OwnLinear, not Linear",
+    ),
+    "weight_norm": (lambda block: add_parametrization(block.ff.net[2]), "ff.net.2 is torch.nn.utils.parametrize."),
+    "old_weight_norm": (lambda block: nn.utils.weight_norm(block.attn1.to_q), "attn1.to_q has hooks"),
+    "parameter_of_another_class": (
+        lambda block: own_parameter(block.attn2.to_v),
+        "attn2.to_v.weight is test_patch_conditions.OwnParameter, not a plain tensor",
+    ),
+    "transposed_weight": (
+        lambda block: transposed_memory(block.attn1.to_out[0]),
+        "attn1.to_out.0.weight is not contiguous",
+    ),
+    "processor": (lambda block: block.attn1.set_processor(processors.AttnProcessor()), "processor AttnProcessor"),
+    "derived_processor": (lambda block: block.attn2.set_processor(OwnProcessor()), "attn2 has processor OwnProcessor"),
+    "sliced_attention": (lambda block: block.attn1.set_attention_slice(2), "processor SlicedAttnProcessor"),
+    "fused_projections": (
+        lambda block: block.attn1.fuse_projections(fuse=True) or set_fused_processor(block),
+        "attn1 has processor FusedAttnProcessor2_0",
+    ),
+    "forward_hook": (
+        lambda block: block.attn1.to_v.register_forward_hook(lambda module, inputs, output: output * 2),
+        "attn1.to_v has hooks",
+    ),
+    "forward_pre_hook": (
+        lambda block: block.ff.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,)),
+        "ff has hooks",
+    ),
+    "backward_hook": (
+        lambda block: block.norm2.register_full_backward_hook(lambda *arguments: None),
+        "norm2 has hooks",
+    ),
+    "hook_on_a_dropout": (
+        lambda block: block.attn1.to_out[1].register_forward_hook(lambda module, inputs, output: output + 1),
+        "attn1.to_out.1 has hooks",
+    ),
+    "forward_of_a_linear": (lambda block: set_forward(block.attn1.to_q), "attn1.to_q.forward was replaced"),
+    "forward_of_an_attention": (lambda block: set_forward(block.attn2), "attn2.forward was replaced"),
+    "chunking": (lambda block: block.set_chunk_feed_forward(5, 1), "the feed-forward is chunked"),
+    "ungated_activation": (ungated, "ff.net.0 is diffusers.models.activations.GELU, not GEGLU or SwiGLU"),
+    "another_layer": (
+        lambda block: block.ff.net.extend([nn.Dropout().eval(), nn.ReLU()]),
+        "ff.net has 5 modules, not 3 or 4",
+    ),
+    "another_kind_of_layer": (lambda block: block.ff.net.append(nn.ReLU()), "ff.net.3 is torch.nn.modules"),
+    "norm_over_two_dimensions": (norm_over_two_dimensions, "norm3 normalises 2 dimensions, not 1"),
+    "root_mean_square_norm": (
+        lambda block: setattr(block, "norm1", nn.RMSNorm(CHANNELS)),
+        "norm1 is torch.nn.modules.normalization.RMSNorm, not LayerNorm",
+    ),
+    "different_eps": (lambda block: setattr(block.norm2, "eps", 1e-2), "norm2 has eps 0.01, norm1 1e-05"),
+    "different_heads": (other_heads, "attn1 has 4 heads, attn2 2"),
+    "rescaled_attention": (
+        lambda block: setattr(block.attn1, "rescale_output_factor", 2.0),
+        "attn1 has residual_connection or rescale_output_factor",
+    ),
+    "attention_with_residual": (
+        lambda block: setattr(block.attn2, "residual_connection", True),
+        "attn2 has residual_connection or rescale_output_factor",
+    ),
+    "norm_of_the_context": (
+        lambda block: setattr(block.attn2, "norm_cross", nn.LayerNorm(CONTEXT)),
+        "attn2 has a norm of its own",
+    ),
+    "norm_of_the_queries": (
+        lambda block: setattr(block.attn1, "norm_q", nn.LayerNorm(CHANNELS // HEADS)),
+        "attn1 has a norm of its own",
+    ),
+}
+
+
+def set_fused_processor(block: BasicTransformerBlock) -> None:
+    block.attn1.set_processor(processors.FusedAttnProcessor2_0())
+
+
+@pytest.mark.parametrize("name", MODULE_CASES)
+def test_modules(name: str) -> None:
+    block = make_block()
+    change, reason = MODULE_CASES[name]
+    change(block)
+    ds_diffusers.patch(block)
+    assert reason in ds_diffusers.report(block)[0].reason, "the report knows before the first call"
+    check_original(block, block_arguments(block), reason)
+
+
+# (constructor arguments, the reason)
+FORMS: dict[str, tuple[Arguments, str]] = {
+    "positional_embeddings": (
+        {"positional_embeddings": "sinusoidal", "num_positional_embeddings": 16},
+        "the block has positional embeddings",
+    ),
+    "gelu": ({"activation_fn": "gelu"}, "ff.net.0 is diffusers.models.activations.GELU"),
+    "geglu_approximate": ({"activation_fn": "geglu-approximate"}, "activations.ApproximateGELU"),
+    "linear_silu": ({"activation_fn": "linear-silu"}, "activations.LinearActivation"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms(name: str) -> None:
+    config, reason = FORMS[name]
+    block = make_block(**config)
+    check_original(block, block_arguments(block), reason)
+
+
+def test_adaptive_norm() -> None:
+    block = make_block(norm_type="ada_norm", num_embeds_ada_norm=10)
+    values = block_arguments(block) | {"timestep": torch.tensor(3)}
+    check_original(block, values, "norm_type is ada_norm, not layer_norm")
+
+
+def test_dropout_in_training_mode() -> None:
+    block = make_block(dropout=0.5).train()
+    check_original(block, block_arguments(block), "attn1.to_out.1 drops out in training mode")
+    check_fused(block.eval(), block_arguments(block))
+
+
+def test_final_dropout_in_training_mode() -> None:
+    block = make_block(final_dropout=True, dropout=0.5)
+    block.ff.net[3].train()
+    check_original(block, block_arguments(block), "ff.net.3 drops out in training mode")
+
+
+# (changes of a call's arguments, the reason)
+CALL_CASES: dict[str, tuple[Callable[[Arguments], Arguments], str]] = {
+    "cross_attention_kwargs": (
+        lambda values: {"cross_attention_kwargs": {"ip_adapter_masks": None}},
+        "cross_attention_kwargs has ip_adapter_masks",
+    ),
+    "mask_of_another_dtype": (
+        lambda values: {"encoder_attention_mask": torch.ones(2, 1, 7, dtype=torch.bool)},
+        "encoder_attention_mask has dtype torch.bool, hidden_states torch.float32",
+    ),
+    "mask_of_two_dimensions": (
+        lambda values: {"encoder_attention_mask": torch.randn(2, 7)},
+        "encoder_attention_mask has 2 dimensions, not 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALL_CASES)
+def test_calls(name: str) -> None:
+    block = make_block()
+    values = block_arguments(block)
+    change, reason = CALL_CASES[name]
+    check_original(block, values | change(values), reason)
+    check_fused(block, values)
+
+
+def test_float64() -> None:
+    block = make_block().double()
+    check_original(block, block_arguments(block), "hidden_states has dtype torch.float64")
+
+
+def test_meta_device() -> None:
+    block = ds_diffusers.patch(make_block().to("meta"))
+    with torch.no_grad():
+        block(**block_arguments(block))
+    assert ds_diffusers.report(block)[0].reason == "hidden_states is on meta, not on cpu or cuda"
+
+
+def test_weights_of_another_dtype() -> None:
+    block = make_block()
+    values = block_arguments(block)
+    block.ff.net[2].to(torch.bfloat16)
+    ds_diffusers.patch(block)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
+        block(**values)
+    assert "has dtype" in ds_diffusers.report(block)[0].reason
+
+
+def test_tensor_subclass() -> None:
+    class OwnTensor(torch.Tensor):
+        pass
+
+    block = make_block()
+    values = block_arguments(block)
+    reason = "hidden_states is test_patch_conditions.test_tensor_subclass.<locals>.OwnTensor, not a plain tensor"
+    check_original(block, values | {"hidden_states": values["hidden_states"].as_subclass(OwnTensor)}, reason)
+
+
+def test_errors_of_the_original_path_stay() -> None:
+    block = ds_diffusers.patch(make_block())
+    with torch.no_grad(), pytest.raises(AttributeError):
+        block(None)
+
+
+def test_wrong_context_is_an_error() -> None:
+    block = ds_diffusers.patch(make_block())
+    with torch.no_grad(), pytest.raises(RuntimeError, match="attn2_k_weight has shape"):
+        block(block_arguments(block)["hidden_states"], encoder_hidden_states=torch.randn(2, 7, CONTEXT + 1))
+
+
+def test_gradients() -> None:
+    block = make_block()
+    values = block_arguments(block)
+    check_original(block, values, "a gradient may be needed", state=nullcontext)
+    check_fused(block, values)
+    block.requires_grad_(False)
+    check_fused(block, values)
+    values["encoder_hidden_states"].requires_grad_()
+    check_original(block, values, "a gradient may be needed", state=nullcontext)
+
+
+def test_training_gives_the_same_gradients() -> None:
+    unet = sd15_unet().train()
+    patched = ds_diffusers.patch(copy.deepcopy(unet))
+    for model in (unet, patched):
+        run_unet(model, unet_arguments(model)).square().mean().backward()
+    for (name, parameter), other in zip(unet.named_parameters(), patched.parameters()):
+        assert torch.equal(parameter.grad, other.grad), name
+
+
+def test_gradient_checkpointing() -> None:
+    unet = ds_diffusers.patch(sd15_unet().train())
+    run_unet(unet, unet_arguments(unet)).square().mean().backward()
+    expected = [parameter.grad.clone() for parameter in unet.parameters()]
+    unet.zero_grad()
+    unet.enable_gradient_checkpointing()
+    run_unet(unet, unet_arguments(unet)).square().mean().backward()
+    assert all(torch.equal(parameter.grad, other) for parameter, other in zip(unet.parameters(), expected))
+
+
+def test_autocast() -> None:
+    block = make_block()
+    values = block_arguments(block)
+
+    class NoGradAutocast(torch.autocast):
+        def __init__(self) -> None:
+            super().__init__("cpu", torch.bfloat16)
+
+    with torch.no_grad():
+        check_original(block, values, "autocast is on for cpu", state=NoGradAutocast)
+    check_fused(block, values)
+
+
+def test_autocast_of_another_device() -> None:
+    block = ds_diffusers.patch(make_block())
+    with mock.patch("torch.is_autocast_enabled", lambda device_type: device_type == "cuda"):
+        check_fused(block, block_arguments(block))
+
+
+def test_function_transforms() -> None:
+    block = make_block().requires_grad_(False)
+    states = torch.randn(3, 2, 10, CHANNELS)
+    context = torch.randn(2, 7, CONTEXT)
+
+    def call(hidden_states: torch.Tensor) -> torch.Tensor:
+        return block(hidden_states, encoder_hidden_states=context)
+
+    expected = torch.vmap(call)(states), torch.func.grad(lambda value: call(value).sum())(states[0])
+    ds_diffusers.patch(block)
+    assert torch.equal(torch.vmap(call)(states), expected[0])
+    assert ds_diffusers.report(block)[0].reason == "a torch.func transform is on"
+    assert torch.equal(torch.func.grad(lambda value: call(value).sum())(states[0]), expected[1])
+    assert ds_diffusers.report(block)[0].fused_calls == 0
+
+
+def test_forward_mode_differentiation() -> None:
+    block = ds_diffusers.patch(make_block().requires_grad_(False))
+    values = block_arguments(block)
+    with torch.autograd.forward_ad.dual_level(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        states = torch.autograd.forward_ad.make_dual(values["hidden_states"], torch.ones(2, 10, CHANNELS))
+        result = block(**values | {"hidden_states": states})
+        assert torch.autograd.forward_ad.unpack_dual(result).tangent is not None
+    assert ds_diffusers.report(block)[0].reason == "forward-mode differentiation is on"
+
+
+def test_hooks_on_all_modules() -> None:
+    block = make_block()
+    values = block_arguments(block)
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *others: seen.append(module))
+    try:
+        check_original(block, values, "there is a hook on all modules")
+    finally:
+        handle.remove()
+    assert block.attn1.to_q in seen
+    check_fused(block, values)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (BasicTransformerBlock, "forward"),
+        (processors.Attention, "forward"),
+        (processors.AttnProcessor2_0, "__call__"),
+        (FeedForward, "forward"),
+        (nn.functional, "scaled_dot_product_attention"),
+    ],
+)
+def test_replaced_functions(owner: object, name: str) -> None:
+    block = make_block()
+    values = block_arguments(block)
+    original = getattr(owner, name)
+    calls = []
+
+    @functools.wraps(original)
+    def replacement(*arguments, **named):
+        calls.append(name)
+        return original(*arguments, **named)
+
+    with mock.patch.object(owner, name, replacement):
+        check_original(block, values, "a function that the block is made of was replaced")
+    assert len(calls) >= 2
+    check_fused(block, values)
+
+
+def test_obstacles_come_and_go() -> None:
+    block = ds_diffusers.patch(make_block())
+    values = block_arguments(block)
+    check_fused(block, values)
+    handle = block.attn1.register_forward_hook(lambda module, inputs, output: output * 2)
+    check_original(block, values, "attn1 has hooks")
+    handle.remove()
+    check_fused(block, values)
+    check_original(block, values | {"cross_attention_kwargs": {"scale": 1.0}}, "cross_attention_kwargs has scale")
+    check_fused(block, values)
+
+
+def test_ip_adapter() -> None:
+    block = make_block()
+    block.attn2.set_processor(processors.IPAdapterAttnProcessor2_0(CHANNELS, CONTEXT, num_tokens=(4,), scale=0.5))
+    values = block_arguments(block)
+    values["encoder_hidden_states"] = (values["encoder_hidden_states"], [torch.randn(2, 1, 4, CONTEXT)])
+    check_original(block, values, "attn2 has processor IPAdapterAttnProcessor2_0")
+
+
+def test_context_in_a_tuple() -> None:
+    block = ds_diffusers.patch(make_block())
+    values = block_arguments(block)
+    with torch.no_grad(), pytest.raises(AttributeError, match="tuple"):
+        block(**values | {"encoder_hidden_states": (values["encoder_hidden_states"],)})
+    assert ds_diffusers.report(block)[0].reason == "encoder_hidden_states is builtins.tuple, not a plain tensor"
+
+
+def test_grounding() -> None:
+    block = make_block(attention_type="gated")
+    values = block_arguments(block)
+    check_fused(ds_diffusers.patch(block), values)
+    objects = torch.randn(2, 3, CONTEXT)
+    with torch.no_grad():
+        block.fuser.alpha_attn.fill_(0.5)
+    gligen = {"cross_attention_kwargs": {"gligen": {"objs": objects}}}
+    check_original(block, values | gligen, "cross_attention_kwargs has gligen")
