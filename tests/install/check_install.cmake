@@ -14,6 +14,7 @@ run(${CMAKE_COMMAND} --install ${BUILD_FOLDER} --prefix ${prefix})
 # Headers that include what is not installed would only fail at a user's.
 run(${CMAKE_COMMAND} -S ${PROGRAM_SOURCE} -B ${program_build} -G ${GENERATOR} -D CMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}
     -D CMAKE_C_COMPILER=${C_COMPILER} -D CMAKE_PREFIX_PATH=${prefix} -D PACKAGE_VERSION=${VERSION}
-    -D HEADER_FOLDER=${prefix}/include ${sanitize_flags})
+    -D HEADER_FOLDER=${prefix}/include -D README=${README} ${sanitize_flags})
 run(${CMAKE_COMMAND} --build ${program_build})
 run(${program_build}/program)
+run(${program_build}/readme)

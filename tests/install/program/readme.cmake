@@ -1,0 +1,13 @@
+# readme_program(FILE OUTPUT): the first C program of FILE, which is Markdown, as the source file OUTPUT.
+function(readme_program file output)
+  file(READ ${file} text)
+  string(FIND "${text}" "\n```c\n" start)
+  if(start EQUAL -1)
+    message(FATAL_ERROR "${file} shows no C program")
+  endif()
+  math(EXPR start "${start} + 6")
+  string(SUBSTRING "${text}" ${start} -1 text)
+  string(FIND "${text}" "\n```" length)
+  string(SUBSTRING "${text}" 0 ${length} text)
+  file(WRITE ${output} "${text}\n")
+endfunction()
