@@ -2,8 +2,8 @@
 
 usage: memcheck.py BUILD_FOLDER
 
-Tests of one GoogleTest binary share a process, since the sanitizer takes seconds to start. A process fails where a test
-fails or where the sanitizer reports an error.
+Tests of one GoogleTest binary share a process, since the sanitizer takes seconds to start. A process fails
+where a test fails or where the sanitizer reports an error.
 """
 
 import json
@@ -43,7 +43,9 @@ def environment(test: dict) -> dict[str, str]:
         name, operation = change.split("=", 1)
         kind, value = operation.split(":", 1)
         if kind != "path_list_prepend":
-            raise SystemExit(f"error: {test['name']} changes {name} by {kind}, only path_list_prepend is known here")
+            raise SystemExit(
+                f"error: {test['name']} changes {name} by {kind}, only path_list_prepend is known here"
+            )
         variables[name] = os.pathsep.join([value, *filter(None, [variables.get(name)])])
     return variables
 
@@ -52,7 +54,9 @@ def merged(tests: list[dict]) -> list[tuple[list[str], dict[str, str]]]:
     """Commands and their environments: one for each GoogleTest binary, one for each other test."""
     commands: dict[str, tuple[list[str], dict[str, str]]] = {}
     for test in tests:
-        filters = [argument.removeprefix(FILTER) for argument in test["command"] if argument.startswith(FILTER)]
+        filters = [
+            argument.removeprefix(FILTER) for argument in test["command"] if argument.startswith(FILTER)
+        ]
         if filters and test["command"][0] in commands:
             commands[test["command"][0]][0][1] += ":" + filters[0]
         elif filters:

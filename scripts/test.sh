@@ -26,18 +26,6 @@ jobs=$(nproc)
 failed=0
 summaries=()
 
-# The architecture of this machine's GPU, else of a recent one: all of them would take several times as long.
-cuda_architecture() {
-  local capability=
-  if command -v nvidia-smi >/dev/null; then
-    capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .) || true
-  fi
-  case $capability in
-    '' | 90 | *[!0-9]*) echo 90a-real ;;
-    *) echo "$capability-real" ;;
-  esac
-}
-
 build() {
   local preset=$1
   shift
@@ -70,7 +58,8 @@ if [ $cpu = yes ]; then
   arguments+=(-D DS_CUDA=OFF)
 elif command -v nvcc >/dev/null; then
   preset=cuda
-  arguments+=(-D "DS_CUDA_ARCHITECTURES=$(cuda_architecture)")
+  # One architecture: all of them would take several times as long.
+  arguments+=(-D "DS_CUDA_ARCHITECTURES=$(gpu_architecture || echo 90a-real)")
 elif [ $gpu_only = yes ]; then
   fail "the GPU tests need nvcc on PATH or in /usr/local/cuda/bin"
 else

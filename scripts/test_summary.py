@@ -2,9 +2,9 @@
 
 usage: test_summary.py FOLDER[=LABEL]...
 
-FOLDER is a build folder with `ctest.json` (ctest --show-only=json-v1) and `ctest.xml` (ctest --output-junit) of the
-same selection. With LABEL, its tests are counted under that label alone. A CTest entry that runs a file of Python tests
-is replaced by the tests that its own JUnit file lists.
+FOLDER is a build folder with `ctest.json` (ctest --show-only=json-v1) and `ctest.xml` (ctest --output-junit)
+of the same selection. With LABEL, its tests are counted under that label alone. A CTest entry that runs a
+file of Python tests is replaced by the tests that its own JUnit file lists.
 """
 
 import json
@@ -31,7 +31,10 @@ def entries(folder: Path) -> dict[str, dict]:
     found = {}
     for test in json.loads((folder / "ctest.json").read_text())["tests"]:
         properties = {item["name"]: item["value"] for item in test.get("properties", [])}
-        found[test["name"]] = {"labels": properties.get("LABELS", ["none"]), "command": test.get("command", [])}
+        found[test["name"]] = {
+            "labels": properties.get("LABELS", ["none"]),
+            "command": test.get("command", []),
+        }
     return found
 
 
@@ -100,7 +103,9 @@ def print_table(results: list[Result]) -> None:
     for label in sorted({label for label, _ in counts}):
         passed, failed, skipped = (counts[label, outcome] for outcome in (PASSED, FAILED, SKIPPED))
         print(f"{label:<12}{passed + failed:>8}{passed:>8}{failed:>8}{skipped:>9}")
-    for reason, count in Counter(result.reason for result in results if result.outcome == SKIPPED).most_common():
+    for reason, count in Counter(
+        result.reason for result in results if result.outcome == SKIPPED
+    ).most_common():
         print(f"skipped {count}: {reason}")
     for result in results:
         if result.outcome == FAILED:

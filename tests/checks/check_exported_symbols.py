@@ -1,4 +1,4 @@
-"""Checks that the built libraries export what they are meant to and nothing else, so that they clash with no other.
+"""Checks that the libraries export what they are meant to and nothing else, lest they clash with others.
 
 usage: check_exported_symbols.py LIBRARY...
 """

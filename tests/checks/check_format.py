@@ -1,4 +1,4 @@
-"""Checks that clang-format would leave every tracked C, C++ and CUDA file as it is; --fix rewrites them instead."""
+"""Checks that clang-format would leave every tracked C, C++ and CUDA file as it is; --fix rewrites them."""
 
 import subprocess
 import sys
@@ -27,7 +27,9 @@ def main() -> int:
         return 1
     from clang_format import get_executable
 
-    tracked = subprocess.run(["git", "ls-files", "-z", *SUFFIXES], cwd=ROOT, check=True, capture_output=True, text=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", *SUFFIXES], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     files = [name for name in tracked.stdout.split("\0") if name and (ROOT / name).exists()]
     if not files:
         print("git lists no C files: the check needs a clone, not an archive")

@@ -14,7 +14,10 @@ def main(libraries: list[str]) -> int:
     if program is None:
         print("torch-abi-audit is not installed in this Python: install tests/requirements.txt")
         return 1
-    codes = [subprocess.run([program, "--check", "torch", "--verbose", library]).returncode for library in libraries]
+    codes = [
+        subprocess.run([program, "--check", "torch", "--verbose", library]).returncode
+        for library in libraries
+    ]
     return max(codes, default=1)
 
 
