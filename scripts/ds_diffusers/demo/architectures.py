@@ -1,4 +1,4 @@
-"""The UNets of Stable Diffusion 1.5, 2.1 and XL: their published configurations, with seeded random weights."""
+"""The UNets of Stable Diffusion 1.5, 2.1 and XL: published configurations, seeded random weights."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ ARCHITECTURES = {
 def random_unet(
     config: dict[str, Any], seed: int, device: torch.device, dtype: torch.dtype
 ) -> UNet2DConditionModel:
-    """A UNet in evaluation mode with PyTorch's own initialisation of each layer. The same seed gives the same weights
-    on the same kind of device."""
+    """A UNet in evaluation mode, each layer initialised by PyTorch's defaults. The same seed gives the same
+    weights on the same kind of device."""
     torch.manual_seed(seed)
     with torch.device(device):
         unet = UNet2DConditionModel(**config)
@@ -95,8 +95,9 @@ def scheduler(architecture: Architecture) -> EulerDiscreteScheduler:
 def random_inputs(
     config: dict[str, Any], size: int, seed: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Noise [1, 4, size/8, size/8], and a UNet's keyword arguments for a batch of two, in place of the text encoders'
-    embeddings of an empty and of a given prompt. Drawn in float32 on the CPU, so the same for each dtype and device.
+    """Noise [1, 4, size/8, size/8], and a UNet's keyword arguments for a batch of two, in place of the text
+    encoders' embeddings of an empty and of a given prompt. Drawn in float32 on the CPU: the same
+    for each dtype and device.
     """
     generator = torch.Generator().manual_seed(seed)
 

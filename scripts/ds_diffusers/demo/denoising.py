@@ -46,11 +46,13 @@ def synchronize(device: torch.device) -> None:
 
 
 @torch.inference_mode()
-def compare(unet: nn.Module, start: Callable[[], Denoising], conditions: dict[str, Any]) -> tuple[Comparison, Report]:
-    """Runs two loops step by step in turn, one with the UNet as it is and one with it patched. Leaves it patched.
+def compare(
+    unet: nn.Module, start: Callable[[], Denoising], conditions: dict[str, Any]
+) -> tuple[Comparison, Report]:
+    """Runs two loops step by step in turn, with the UNet as it is and with it patched. Leaves it patched.
 
-    Each takes one step before anything is timed, and the one that goes first changes with each step, so that neither
-    gains from the other's caches or from the machine's clock.
+    Each takes one step before anything is timed, and the one that goes first changes with each step, so that
+    neither gains from the other's caches or from the machine's clock.
     """
     plain, patched = start(), start()
     timesteps = plain.scheduler.timesteps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_random(settings: argparse.Namespace) -> int:
     architecture = ARCHITECTURES[settings.architecture]
-    print(f"making the UNet of {settings.architecture} with random weights (seed {settings.seed})", flush=True)
+    print(
+        f"making the UNet of {settings.architecture} with random weights (seed {settings.seed})", flush=True
+    )
     unet = random_unet(architecture.unet, settings.seed, settings.device, settings.dtype)
     inputs = partial(random_inputs, architecture.unet, settings.size, settings.seed, settings.device)
 
@@ -85,14 +88,23 @@ def run_pipeline(settings: argparse.Namespace) -> int:
 
 @torch.no_grad()
 def export_result(unet: nn.Module, noise: Tensor, conditions: dict[str, Any], file: Path) -> str:
-    """Writes the patched UNet as TorchScript, loads it again, and says how far its prediction is from the UNet's."""
+    """Writes the patched UNet as TorchScript, loads it, and says how far its result is from the UNet's."""
     patch(unet)
-    inputs = {"sample": torch.cat([noise, noise]), "timestep": torch.tensor(500, device=noise.device), **conditions}
+    inputs = {
+        "sample": torch.cat([noise, noise]),
+        "timestep": torch.tensor(500, device=noise.device),
+        **conditions,
+    }
     expected = unet(**inputs, return_dict=False)[0]
     inputs |= inputs.pop("added_cond_kwargs", {})
     print(f"writing {file}", flush=True)
-    torchscript(unet, file, inputs)
-    loaded = torch.jit.load(file, map_location=noise.device)
+    with warnings.catch_warnings():
+        # TorchScript is deprecated, and the UNet computes some sizes in Python: known, and no concern of the
+        # user's.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        torchscript(unet, file, inputs)
+        loaded = torch.jit.load(file, map_location=noise.device)
     return f"TorchScript in {file}: {difference(expected, loaded(*inputs.values()))}, from the patched UNet"
 
 
@@ -108,7 +120,8 @@ def print_result(
     millions = sum(parameter.numel() for parameter in unet.parameters()) / 1e6
     spread = comparison.plain.float().std().item()
     print(
-        f"\nmodel            {settings.model or settings.architecture}, a UNet of {millions:.1f} million parameters\n"
+        f"\nmodel            {settings.model or settings.architecture}, a UNet of {millions:.1f} million "
+        f"parameters\n"
         f"image            {size} x {size} pixels, {settings.steps} steps, {own} on {settings.device}"
         f"{f', {torch.get_num_threads()} threads' if settings.device.type == 'cpu' else ''}\n"
         f"blocks           {str(seen).replace(chr(10), chr(10) + ' ' * 17)}\n"

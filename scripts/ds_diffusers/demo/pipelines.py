@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,19 @@ WARM_UP_STEPS = 2
 def load_pipeline(settings: argparse.Namespace) -> DiffusionPipeline:
     """The pipeline on its device; UserError where there is none, or none with a UNet."""
     try:
-        pipeline = DiffusionPipeline.from_pretrained(settings.model, torch_dtype=settings.dtype)
+        with warnings.catch_warnings():
+            # The argument has a new name in newer releases, which older ones do not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            pipeline = DiffusionPipeline.from_pretrained(settings.model, torch_dtype=settings.dtype)
     except Exception as error:  # whatever a hub client, a parser or a missing package may raise
         reason = str(error).strip().splitlines()
         raise UserError(
             f"--model {settings.model} could not be loaded: {reason[0] if reason else type(error).__name__}"
         ) from error
     if getattr(pipeline, "unet", None) is None:
-        raise UserError(f"--model {settings.model} is a {type(pipeline).__name__}, which has no UNet to patch")
+        raise UserError(
+            f"--model {settings.model} is a {type(pipeline).__name__}, which has no UNet to patch"
+        )
     return pipeline.to(settings.device)
 
 
@@ -55,7 +62,9 @@ class ImageRun:
             optional["guidance_scale"] = settings.guidance_scale
         ends: list[float] = []
 
-        def note_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        def note_step(
+            pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]
+        ) -> dict[str, Tensor]:
             synchronize(settings.device)
             ends.append(time.perf_counter())
             self.latents = tensors["latents"]
@@ -72,7 +81,7 @@ class ImageRun:
             callback_on_step_end=note_step,
             **optional,
         ).images[0]
-        self.step_seconds = [end - start for start, end in zip(ends, ends[1:])]
+        self.step_seconds = [end - start for start, end in pairwise(ends)]
         return image
 
 

@@ -29,25 +29,38 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="ds_diffusers.demo",
-        description="Runs a denoising loop as diffusers does and once more patched by ds_diffusers, and compares "
-        "time and result. Without --model: a Stable Diffusion UNet with random weights.",
+        description="Runs a denoising loop as diffusers does and once more patched by ds_diffusers, and "
+        "compares time and result. Without --model: a Stable Diffusion UNet with random weights.",
     )
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--architecture", choices=ARCHITECTURES, help="UNet with random weights (default: sd15)")
-    model.add_argument("--model", metavar="PATH_OR_ID", help="a real pipeline: a folder, or a name on the hub")
+    model.add_argument(
+        "--architecture", choices=ARCHITECTURES, help="UNet with random weights (default: sd15)"
+    )
+    model.add_argument(
+        "--model", metavar="PATH_OR_ID", help="a real pipeline: a folder, or a name on the hub"
+    )
     parser.add_argument("--prompt", help="with --model (default: a photo of a lighthouse at dawn)")
     parser.add_argument("--negative-prompt", help="with --model")
     parser.add_argument("--guidance-scale", type=float, metavar="NUMBER", help="default: the model's own")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is a GPU)")
     parser.add_argument("--dtype", choices=DTYPES, help="default: float16 on cuda, float32 on cpu")
     parser.add_argument("--steps", type=int, metavar="N", help="default: 20; without --model on the cpu 4")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="default: the model's own; without --model on "
-                        "the cpu 256")
+    parser.add_argument(
+        "--size", type=int, metavar="PIXELS", help="default: the model's own; without --model on the cpu 256"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and noise (default: 0)")
-    parser.add_argument("--export", type=Path, metavar="FILE.pt", help="write the patched UNet as TorchScript, load "
-                        "it again and compare")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the images of --model (default: output), "
-                        "or for the latents")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE.pt",
+        help="write the patched UNet as TorchScript, load it and compare",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="for the images of --model (default: output), or the latents",
+    )
     return parser
 
 
@@ -122,4 +135,6 @@ def _check_paths(settings: argparse.Namespace) -> None:
         try:
             settings.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--output is {settings.output}, which cannot be made: {error.strerror}") from error
+            raise UserError(
+                f"--output is {settings.output}, which cannot be made: {error.strerror}"
+            ) from error
