@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a Debian or Ubuntu machine ready to build and run ds_diffusers: the system packages that are missing, a
-# virtual environment in .venv, Python packages, and the CUDA compiler where the machine has none. Quick when nothing
-# has changed since the last time.
+# Makes a Debian or Ubuntu machine ready to build and run ds_diffusers: the system packages that are missing,
+# a virtual environment in .venv, Python packages, and the CUDA compiler where the machine has none. Quick
+# when nothing has changed since the last time.
 #
 #   scripts/setup.sh [--cpu] [--tests]
 #
@@ -31,8 +31,8 @@ install_system_packages() {
     as_root=(sudo)
   fi
   say "installing system packages: $*"
-  "${as_root[@]}" apt-get update -q
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$@" >/dev/null
 }
 
 is_suitable_python() {
@@ -112,8 +112,8 @@ install_python_packages() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
-# The wheels of the CUDA toolkit that PyTorch brought, completed with its compiler: same versions, so that PyTorch's
-# requirements stay fulfilled. A PyTorch without such wheels gets the newest CUDA 13.
+# The wheels of the CUDA toolkit that PyTorch brought, completed with its compiler: same versions, so that
+# PyTorch's requirements stay fulfilled. A PyTorch without such wheels gets the newest CUDA 13.
 install_cuda_compiler() {
   local version compiler
   version=$("$venv/bin/python" -c '
