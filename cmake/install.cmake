@@ -1,5 +1,5 @@
-# What is installed. A wheel takes the component `python` alone: the two shared libraries, inside the Python package.
-# `cmake --install` gives the libraries, the C headers and a CMake package:
+# What is installed. A wheel takes the component `python` alone: the two shared libraries, inside the Python
+# package. `cmake --install` gives the libraries, the C headers and a CMake package:
 #
 #   find_package(ds_diffusers)
 #   ds_diffusers::ops    operators and CPU kernels, a static library for C programs
@@ -29,7 +29,8 @@ install(TARGETS ds_diffusers_ops ${DS_LOADED_LIBRARIES} EXPORT ds_diffusers_targ
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 
-# Every contract, so that a new operator's is installed without a change here; not what the operators share inside.
+# Every contract, so that a new operator's is installed without a change here; not what the operators share
+# inside.
 file(GLOB DS_PUBLIC_HEADERS CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/ops/ds_*.h ${PROJECT_SOURCE_DIR}/kernels/ds_*.h)
 list(FILTER DS_PUBLIC_HEADERS EXCLUDE REGEX "/ds_(block_plan|block_shape|check|run|scratch)\\.h$")
 install(FILES ${DS_PUBLIC_HEADERS} DESTINATION ${DS_HEADER_DESTINATION})
