@@ -20,6 +20,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "diffusers: needs the package diffusers")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notes in the JUnit file which tests need a GPU, so that they can be counted by label."""
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            item.user_properties.append(("label", "gpu"))
+
+
 def pytest_sessionstart() -> None:
     try:
         ds_diffusers.load()
