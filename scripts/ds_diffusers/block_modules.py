@@ -117,6 +117,11 @@ def class_name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
+def _is_own_method(forward: object, module: nn.Module) -> bool:
+    """Whether it is but the method of module's class, which accelerate leaves as an attribute when its hook goes."""
+    return getattr(forward, "__self__", None) is module and forward.__func__ is type(module).forward
+
+
 def _names(classes: tuple[type, ...]) -> str:
     return " or ".join(kind.__name__ for kind in classes if kind is not type(None))
 
@@ -161,7 +166,8 @@ def _collect(block: nn.Module, modules: Modules) -> str | None:
             or module._backward_pre_hooks
         ):
             return f"{path} has hooks"
-        if "forward" in module.__dict__:
+        forward = module.forward  # torch.compile guards this look-up, but none in __dict__
+        if "forward" in module.__dict__ and not _is_own_method(forward, module):
             return f"{path}.forward was replaced (by a hook of accelerate or diffusers, or by hand)"
         modules[path] = module
     return None
