@@ -99,7 +99,7 @@ def arguments(maker: Maker, block: Block = Block()) -> Arguments:
                 f"{name}_{argument}": value for argument, value in _attention(maker, block, attention).items()
             }
     if block.affine:
-        for name in ("norm1", "norm2", "norm3"):
+        for name in ("norm1", "norm2", "norm3") if block.attn2 else ("norm1", "norm3"):
             made[f"{name}_weight"] = maker.normal(channels, scale=0.3, shift=1.0)
             made[f"{name}_bias"] = maker.normal(channels, scale=0.3)
     made["ff_in_weight"] = maker.normal(2 * block.ff_inner, channels, scale=1 / math.sqrt(channels))
