@@ -115,7 +115,7 @@ install_python_packages() {
 # The wheels of the CUDA toolkit that PyTorch brought, completed with its compiler: same versions, so that
 # PyTorch's requirements stay fulfilled. A PyTorch without such wheels gets the newest CUDA 13.
 install_cuda_compiler() {
-  local version compiler
+  local version toolkit
   version=$("$venv/bin/python" -c '
 from importlib.metadata import PackageNotFoundError, version
 try:
@@ -128,13 +128,16 @@ print("==" + found if found.startswith("13.") else ">=13,<14")')
     say "the CUDA compiler could not be installed; the CPU library alone will be built"
     return
   fi
-  compiler=$(echo "$venv"/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)
-  if ! "$compiler" --version >/dev/null; then
-    say "the CUDA compiler at $compiler does not run; the CPU library alone will be built"
+  toolkit=$(echo "$venv"/lib/python3*/site-packages/nvidia/cu13)
+  # Some releases of nvcc look for the toolkit's libraries in lib64, where the wheels do not put them.
+  [ -e "$toolkit/lib64" ] || ln -s lib "$toolkit/lib64"
+  if ! echo 'int main(void) { return 0; }' | "$toolkit/bin/nvcc" -x cu -o "$toolkit/works" -; then
+    say "the CUDA compiler in $toolkit does not work; the CPU library alone will be built"
     return
   fi
+  rm "$toolkit/works"
   # nvcc finds its toolkit from its own path, which a symbolic link would hide.
-  printf '#!/bin/sh\nexec "%s" "$@"\n' "$compiler" >"$venv/bin/nvcc"
+  printf '#!/bin/sh\nexec "%s" "$@"\n' "$toolkit/bin/nvcc" >"$venv/bin/nvcc"
   chmod +x "$venv/bin/nvcc"
 }
 
