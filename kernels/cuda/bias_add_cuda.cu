@@ -1,0 +1,190 @@
+// Bias and residual sums: contract in ds_bias_add_params.h. Every element is read and written once.
+//
+// Where columns are contiguous, threads run along them. NCHW tensors, in which pixels are contiguous and
+// channels far apart, are the same problem with the two directions exchanged: then a row has one channel and
+// one bias. Where operands lie in different directions, tiles of them are turned in shared memory.
+#include "ds_cuda_launch.cuh"
+#include "ds_cuda_tile.cuh"
+#include "ds_kernels_cuda.h"
+
+namespace {
+
+// The views of `params`, perhaps with the directions exchanged.
+struct bias_add_problem {
+  ds_bias_add_params params;
+  int64_t bias_row_period; // 0: a bias for each column; else bias[row % period] for all of a row
+};
+
+// Accesses of a thread to each operand.
+template <int WIDTH>
+constexpr int items_of = WIDTH == 1 ? 4 : 2;
+
+template <typename T, int WIDTH>
+__device__ void add_bias(const void *bias, int64_t period, int64_t row, int64_t col, float (&values)[WIDTH]) {
+  if (bias == NULL) return;
+  const T *const elements = static_cast<const T *>(bias);
+  if (period == 0) {
+    ds_add_floats(elements + col, values);
+    return;
+  }
+  const float value = ds_to_float(__ldg(elements + row % period));
+#pragma unroll
+  for (int i = 0; i < WIDTH; i++) values[i] += value;
+}
+
+template <typename T, int WIDTH>
+__global__ void __launch_bounds__(256)
+    bias_add_kernel(const __grid_constant__ bias_add_problem problem, ds_origin origin) {
+  constexpr int items = items_of<WIDTH>;
+  const ds_bias_add_params &params = problem.params;
+  const int64_t row = origin.row + (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
+  if (row >= params.rows) return;
+  const T *const input = ds_row_address<const T>(params.input, row);
+  const T *const other = ds_row_address<const T>(params.other, row);
+  T *const output = ds_row_address<T>(params.output, row);
+  const int64_t input_stride = WIDTH == 1 ? params.input.col_stride : 1;
+  const int64_t other_stride = WIDTH == 1 ? params.other.col_stride : 1;
+  const int64_t output_stride = WIDTH == 1 ? params.output.col_stride : 1;
+
+  const int step = (int)blockDim.x * WIDTH;
+  const int64_t first = origin.col + (int64_t)blockIdx.y * step * items + (int)threadIdx.x * WIDTH;
+  ds_pack<T, WIDTH> input_packs[items], other_packs[items];
+#pragma unroll
+  for (int i = 0; i < items; i++) {
+    const int64_t col = first + i * step;
+    if (col >= params.cols) break;
+    input_packs[i] = ds_load<T, WIDTH>(input + col * input_stride);
+    if (other != NULL) other_packs[i] = ds_load<T, WIDTH>(other + col * other_stride);
+  }
+#pragma unroll
+  for (int i = 0; i < items; i++) {
+    const int64_t col = first + i * step;
+    if (col >= params.cols) break;
+    float sum[WIDTH];
+    ds_unpack(input_packs[i], sum);
+    add_bias<T>(params.bias, problem.bias_row_period, row, col, sum);
+    if (other != NULL) {
+      float addend[WIDTH];
+      ds_unpack(other_packs[i], addend);
+      add_bias<T>(params.other_bias, problem.bias_row_period, row, col, addend);
+#pragma unroll
+      for (int j = 0; j < WIDTH; j++) sum[j] += addend[j];
+    }
+    ds_store_floats(output + col * output_stride, sum);
+  }
+}
+
+__device__ bool runs_over_rows(const ds_rows &view) {
+  return view.strides[view.dims - 1] < view.col_stride;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(DS_TILE_THREADS)
+    bias_add_tile_kernel(const __grid_constant__ ds_bias_add_params params, ds_origin origin) {
+  __shared__ ds_tile_values values;
+  __shared__ ds_tile_rows input_rows, other_rows, output_rows;
+  const ds_tile tile = ds_make_tile(origin, params.rows, params.cols);
+  ds_locate_tile_rows(tile, params.input, input_rows);
+  ds_locate_tile_rows(tile, params.other, other_rows);
+  ds_locate_tile_rows(tile, params.output, output_rows);
+  __syncthreads();
+  ds_read_tile<T, false>(tile, params.input, input_rows, runs_over_rows(params.input),
+                         static_cast<const T *>(params.bias), values);
+  if (params.other.data != NULL) {
+    __syncthreads();
+    ds_read_tile<T, true>(tile, params.other, other_rows, runs_over_rows(params.other),
+                          static_cast<const T *>(params.other_bias), values);
+  }
+  __syncthreads();
+  T *const output = static_cast<T *>(params.output.data) + tile.first_col * params.output.col_stride;
+  ds_visit_tile(tile, runs_over_rows(params.output), [&](int row, int col) {
+    ds_round(values[row][col], output + output_rows.offsets[row] + col * params.output.col_stride);
+  });
+}
+
+// ---- choice ----
+
+// Whether all operands have the same innermost dimension of rows, closer than the columns.
+bool is_exchangeable(const ds_bias_add_params &params) {
+  const ds_rows *const views[] = {&params.input, &params.other, &params.output};
+  const int64_t inner = params.input.sizes[params.input.dims - 1];
+  for (const ds_rows *view : views)
+    if (view->data != NULL && (view->sizes[view->dims - 1] != inner ||
+                               !ds_rows_are_closer(*view, params.rows, params.cols)))
+      return false;
+  return true;
+}
+
+// The columns become the innermost dimension of rows, and that one the columns: both innermost dimensions are
+// merged into one with the others where they lie regularly, as in a contiguous tensor.
+void exchange(ds_rows *view, int64_t cols) {
+  if (view->data == NULL) return;
+  const int last = view->dims - 1;
+  const int64_t channel_stride = view->col_stride;
+  view->col_stride = view->strides[last];
+  if (last > 0 && view->strides[last - 1] == cols * channel_stride) {
+    view->sizes[last - 1] *= cols;
+    view->strides[last - 1] = channel_stride;
+    view->dims--;
+  } else {
+    view->sizes[last] = cols;
+    view->strides[last] = channel_stride;
+  }
+}
+
+bias_add_problem exchange_directions(const ds_bias_add_params &params) {
+  const int64_t inner = params.input.sizes[params.input.dims - 1];
+  bias_add_problem problem = {params, params.cols};
+  exchange(&problem.params.input, params.cols);
+  exchange(&problem.params.other, params.cols);
+  exchange(&problem.params.output, params.cols);
+  problem.params.rows = params.rows / inner * params.cols;
+  problem.params.cols = inner;
+  return problem;
+}
+
+template <typename T, int WIDTH>
+ds_status launch_elements(const bias_add_problem &problem, void *stream) {
+  const ds_bias_add_params &params = problem.params;
+  const ds_blocks blocks = ds_plan_element_blocks(params.rows, params.cols, WIDTH, items_of<WIDTH>);
+  return ds_launch_blocks("bias_add", bias_add_kernel<T, WIDTH>, blocks, stream, problem);
+}
+
+template <typename T>
+ds_status launch_along_columns(const bias_add_problem &problem, void *stream) {
+  const ds_bias_add_params &params = problem.params;
+  const bool biases = problem.bias_row_period != 0 ||
+                      (ds_is_aligned(params.bias) && ds_is_aligned(params.other_bias));
+  const bool vectors = biases && params.cols % ds_vector_width<T> == 0 &&
+                       ds_is_aligned(params.input, sizeof(T)) && ds_is_aligned(params.other, sizeof(T)) &&
+                       ds_is_aligned(params.output, sizeof(T));
+  return vectors ? launch_elements<T, ds_vector_width<T>>(problem, stream)
+                 : launch_elements<T, 1>(problem, stream);
+}
+
+template <typename T>
+ds_status launch(const ds_bias_add_params &params, void *stream) {
+  if (is_exchangeable(params)) return launch_along_columns<T>(exchange_directions(params), stream);
+  if (ds_rows_are_closer(params.input, params.rows, params.cols) ||
+      ds_rows_are_closer(params.other, params.rows, params.cols) ||
+      ds_rows_are_closer(params.output, params.rows, params.cols))
+    return ds_launch_blocks("bias_add", bias_add_tile_kernel<T>, ds_plan_tiles(params.rows, params.cols), stream,
+                            params);
+  return launch_along_columns<T>({params, 0}, stream);
+}
+
+} // namespace
+
+ds_status ds_bias_add_cuda(const ds_bias_add_params *params, void *stream) {
+  if (params->rows == 0 || params->cols == 0) return DS_OK;
+  switch (params->dtype) {
+  case DS_FLOAT32:
+    return launch<float>(*params, stream);
+  case DS_FLOAT16:
+    return launch<__half>(*params, stream);
+  case DS_BFLOAT16:
+    return launch<__nv_bfloat16>(*params, stream);
+  default:
+    return ds_error(DS_E_DTYPE, "bias_add: dtype %d is not supported", (int)params->dtype);
+  }
+}

@@ -1,0 +1,21 @@
+#include "ds_cuda_device.h"
+#include "ds_kernels_cuda.h"
+
+static const ds_cuda_module module = {
+    .version = DS_CUDA_MODULE_VERSION,
+    .struct_bytes = sizeof(ds_cuda_module),
+    .architectures = ds_cuda_architectures,
+    .error_message = ds_error_message,
+    .check_device = ds_cuda_check_device,
+#define DS_SET_LAUNCHER(name) .name = ds_##name##_cuda,
+    DS_CUDA_KERNELS(DS_SET_LAUNCHER)
+#undef DS_SET_LAUNCHER
+        .linear_workspace_bytes = DS_LINEAR_WORKSPACE_BYTES,
+    .linear = ds_linear_cuda,
+};
+
+const ds_cuda_module *ds_diffusers_cuda_module(void);
+
+__attribute__((visibility("default"))) const ds_cuda_module *ds_diffusers_cuda_module(void) {
+  return &module;
+}

@@ -1,0 +1,39 @@
+// The current device: whether it can run the module's kernels, and what its errors mean.
+#ifndef DS_CUDA_DEVICE_H
+#define DS_CUDA_DEVICE_H
+
+#include "ds_status.h"
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Devices that the module keeps state for. PyTorch's own limit is far below.
+#define DS_CUDA_MAX_DEVICES 128
+
+// What the module was compiled for, e.g. "80 86 89 90a 90+PTX".
+extern const char ds_cuda_architectures[];
+
+// DS_OK if the current device can run the module's kernels, else DS_E_UNSUPPORTED with a message. Asks the
+// device only the first time.
+ds_status ds_cuda_check_device(void);
+
+// Turns a failed CUDA call into a status and a message: DS_E_UNSUPPORTED where the module holds no code for
+// the device, else DS_E_CUDA. `what` says what failed, e.g. "the launch of layer_norm". Clears the runtime's
+// record of the error, so that no later call reports it again.
+ds_status ds_cuda_error(const char *what, cudaError_t error);
+
+// cudaSuccess if the driver finds or makes code for the current device in this module.
+cudaError_t ds_cuda_probe(void);
+
+// Under CUDA-graph capture the runtime forbids calls that might allocate or synchronise, such as loading code
+// and creating library handles. They touch no stream, so they are harmless there: between these two calls the
+// thread may make them.
+enum cudaStreamCaptureMode ds_cuda_begin_relaxed(void);
+void ds_cuda_end_relaxed(enum cudaStreamCaptureMode previous);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,118 @@
+// Gated activations: contract in ds_gated_activation_params.h. Every element is read and written once; where
+// an NCHW-like input has its rows closer than its columns, it is turned in shared memory.
+#include "ds_cuda_launch.cuh"
+#include "ds_cuda_tile.cuh"
+#include "ds_kernels_cuda.h"
+
+namespace {
+
+// In PyTorch's order of operations, so that infinities and NaN come out alike. erff is within 2 units in the
+// last place of float32, expf too, and the division is exact: far below the rounding of the 16-bit types.
+__device__ float gelu(float x) {
+  constexpr float sqrt_half = 0.70710678118654752440f;
+  return x * 0.5f * (1.0f + erff(x * sqrt_half));
+}
+__device__ float silu(float x) {
+  return x / (1.0f + expf(-x));
+}
+__device__ float activate(ds_activation_type type, float x) {
+  return type == DS_ACTIVATION_GATED_GELU ? gelu(x) : silu(x);
+}
+
+// Accesses of a thread to each half: enough bytes in flight with the registers of a full multiprocessor.
+template <int WIDTH>
+constexpr int items_of = WIDTH == 1 ? 4 : 2;
+
+template <typename T, int WIDTH>
+__global__ void __launch_bounds__(256)
+    gated_activation_kernel(const __grid_constant__ ds_gated_activation_params params, ds_origin origin) {
+  constexpr int items = items_of<WIDTH>;
+  const int64_t row = origin.row + (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
+  if (row >= params.rows) return;
+  const int64_t col_stride = WIDTH == 1 ? params.input.col_stride : 1;
+  const T *const values = ds_row_address<const T>(params.input, row);
+  const T *const gates = values + params.cols * col_stride;
+  const T *const bias = static_cast<const T *>(params.bias);
+  T *const output = static_cast<T *>(params.output) + row * params.cols;
+
+  const int step = (int)blockDim.x * WIDTH;
+  const int64_t first = origin.col + (int64_t)blockIdx.y * step * items + (int)threadIdx.x * WIDTH;
+  ds_pack<T, WIDTH> value_packs[items], gate_packs[items];
+#pragma unroll
+  for (int i = 0; i < items; i++) {
+    const int64_t col = first + i * step;
+    if (col >= params.cols) break;
+    value_packs[i] = ds_load<T, WIDTH>(values + col * col_stride);
+    gate_packs[i] = ds_load<T, WIDTH>(gates + col * col_stride);
+  }
+#pragma unroll
+  for (int i = 0; i < items; i++) {
+    const int64_t col = first + i * step;
+    if (col >= params.cols) break;
+    float value[WIDTH], gate[WIDTH];
+    ds_unpack(value_packs[i], value);
+    ds_unpack(gate_packs[i], gate);
+    if (bias != NULL) {
+      ds_add_floats(bias + col, value);
+      ds_add_floats(bias + params.cols + col, gate);
+    }
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++) value[j] *= activate(params.activation_type, gate[j]);
+    ds_store_floats(output + col, value);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(DS_TILE_THREADS)
+    gated_activation_tile_kernel(const __grid_constant__ ds_gated_activation_params params, ds_origin origin) {
+  __shared__ ds_tile_values values, gates;
+  __shared__ ds_tile_rows rows;
+  const T *const bias = static_cast<const T *>(params.bias);
+  ds_rows gate_view = params.input;
+  gate_view.data = static_cast<T *>(params.input.data) + params.cols * params.input.col_stride;
+
+  const ds_tile tile = ds_make_tile(origin, params.rows, params.cols);
+  ds_locate_tile_rows(tile, params.input, rows);
+  __syncthreads();
+  ds_read_tile<T, false>(tile, params.input, rows, true, bias, values);
+  ds_read_tile<T, false>(tile, gate_view, rows, true, bias == NULL ? NULL : bias + params.cols, gates);
+  __syncthreads();
+  T *const output = static_cast<T *>(params.output) + tile.first_row * params.cols + tile.first_col;
+  ds_visit_tile(tile, false, [&](int row, int col) {
+    const float gate = activate(params.activation_type, gates[row][col]);
+    ds_round(values[row][col] * gate, output + row * params.cols + col);
+  });
+}
+
+template <typename T, int WIDTH>
+ds_status launch_elements(const ds_gated_activation_params &params, void *stream) {
+  const ds_blocks blocks = ds_plan_element_blocks(params.rows, params.cols, WIDTH, items_of<WIDTH>);
+  return ds_launch_blocks("gated_activation", gated_activation_kernel<T, WIDTH>, blocks, stream, params);
+}
+
+template <typename T>
+ds_status launch(const ds_gated_activation_params &params, void *stream) {
+  if (ds_rows_are_closer(params.input, params.rows, 2 * params.cols))
+    return ds_launch_blocks("gated_activation", gated_activation_tile_kernel<T>,
+                            ds_plan_tiles(params.rows, params.cols), stream, params);
+  const bool vectors = params.cols % ds_vector_width<T> == 0 && ds_is_aligned(params.input, sizeof(T)) &&
+                       ds_is_aligned(params.bias) && ds_is_aligned(params.output);
+  return vectors ? launch_elements<T, ds_vector_width<T>>(params, stream)
+                 : launch_elements<T, 1>(params, stream);
+}
+
+} // namespace
+
+ds_status ds_gated_activation_cuda(const ds_gated_activation_params *params, void *stream) {
+  if (params->rows == 0 || params->cols == 0) return DS_OK;
+  switch (params->dtype) {
+  case DS_FLOAT32:
+    return launch<float>(*params, stream);
+  case DS_FLOAT16:
+    return launch<__half>(*params, stream);
+  case DS_BFLOAT16:
+    return launch<__nv_bfloat16>(*params, stream);
+  default:
+    return ds_error(DS_E_DTYPE, "gated_activation: dtype %d is not supported", (int)params->dtype);
+  }
+}

@@ -1,0 +1,63 @@
+// How cuBLASLt is to run a product: chosen by its heuristic once for each kind of call, then remembered.
+#ifndef DS_LINEAR_PLAN_CUDA_H
+#define DS_LINEAR_PLAN_CUDA_H
+
+#include "ds_cublaslt.h"
+#include "ds_linear_params.h"
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// All that the choice depends on. Fields of one width, so that there is no padding and keys compare as bytes.
+typedef struct ds_linear_key {
+  int64_t device;
+  int64_t dtype;
+  int64_t rows;
+  int64_t in_features;
+  int64_t out_features;
+  int64_t input_row_stride;
+  int64_t weight_row_stride;
+  int64_t residual_row_stride;
+  int64_t output_row_stride;
+  int64_t input_alignment; // in bytes: what the address is a multiple of
+  int64_t weight_alignment;
+  int64_t residual_alignment;
+  int64_t output_alignment; // of the output and the bias
+  int64_t has_bias;
+  int64_t has_residual;
+  int64_t workspace_bytes;
+} ds_linear_key;
+
+typedef struct ds_linear_plan {
+  cublasLtMatmulAlgo_t algorithm;
+  int supported; // 0: cuBLASLt has no algorithm for this
+} ds_linear_plan;
+
+// The operands of one call as cuBLASLt sees them. It thinks in columns, so the product is the transposed one:
+// outputᵀ [out_features, rows] = weight · inputᵀ.
+typedef struct ds_linear_descriptors {
+  cublasLtMatmulDesc_t operation;
+  cublasLtMatrixLayout_t weight;   // A, transposed
+  cublasLtMatrixLayout_t input;    // B
+  cublasLtMatrixLayout_t residual; // C: the output's own where there is none
+  cublasLtMatrixLayout_t output;   // D
+} ds_linear_descriptors;
+
+// Descriptors are made for each call (about a tenth of a microsecond), as the bias is part of them: plans
+// without them hold nothing that two threads could change at once.
+ds_status ds_linear_describe(const ds_cublaslt *library, const ds_linear_key *key, const void *bias,
+                             ds_linear_descriptors *descriptors);
+
+// NULL fields are left out.
+void ds_linear_release(const ds_cublaslt *library, ds_linear_descriptors *descriptors);
+
+// The plan for `key`: remembered, or asked for.
+ds_status ds_linear_find_plan(const ds_cublaslt *library, cublasLtHandle_t handle, const ds_linear_key *key,
+                              const ds_linear_descriptors *descriptors, ds_linear_plan *plan);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
