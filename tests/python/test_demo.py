@@ -81,7 +81,7 @@ def test_random_weights(
     printed = capsys.readouterr().out
     assert re.search(r"^blocks +(\d+) of \1 blocks run as block_forward$", printed, flags=re.MULTILINE)
     assert re.search(
-        r"^seconds a step .* times as fast \(medians of 3 steps each\)$", printed, flags=re.MULTILINE
+        r"^seconds a step .* times as fast \(median step of 3 each\)$", printed, flags=re.MULTILINE
     )
     assert f"TorchScript in {exported}: " in printed
     latents = load_file(tmp_path / "latents.safetensors")

@@ -48,7 +48,7 @@ class Comparison:
         plain, patched = median(self.plain_seconds), median(self.patched_seconds)
         return (
             f"{plain:.4g} as diffusers runs it, {patched:.4g} patched: {plain / patched:.2f} times as fast "
-            f"(medians of {len(self.plain_seconds)} steps each)"
+            f"(median step of {len(self.plain_seconds)} each)"
         )
 
 

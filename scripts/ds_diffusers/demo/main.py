@@ -122,7 +122,7 @@ def print_result(
     print(
         f"\nmodel            {settings.model or settings.architecture}, a UNet of {millions:.1f} million "
         f"parameters\n"
-        f"image            {size} x {size} pixels, {settings.steps} steps, {own} on {settings.device}"
+        f"image            {size} x {size} pixels, steps: {settings.steps}, {own} on {settings.device}"
         f"{f', {torch.get_num_threads()} threads' if settings.device.type == 'cpu' else ''}\n"
         f"blocks           {str(seen).replace(chr(10), chr(10) + ' ' * 17)}\n"
         f"seconds a step   {comparison.speed()}\n"
