@@ -1,7 +1,9 @@
 """Checks that clang-format would leave every tracked C, C++ and CUDA file as it is; --fix rewrites them."""
 
+import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,8 +27,7 @@ def main() -> int:
     if found != wanted:
         print(f"clang-format {wanted} is needed, this Python has {found}: install tests/requirements.txt")
         return 1
-    from clang_format import get_executable
-
+    program = shutil.which("clang-format", path=sysconfig.get_path("scripts"))
     tracked = subprocess.run(
         ["git", "ls-files", "-z", *SUFFIXES], cwd=ROOT, check=True, capture_output=True, text=True
     )
@@ -35,7 +36,7 @@ def main() -> int:
         print("git lists no C files: the check needs a clone, not an archive")
         return 1
     how = ["-i"] if sys.argv[1:] == ["--fix"] else ["--dry-run", "--Werror"]
-    code = subprocess.run([get_executable("clang-format"), *how, *files], cwd=ROOT).returncode
+    code = subprocess.run([program, *how, *files], cwd=ROOT).returncode
     print(f"{len(files)} files, clang-format {wanted}")
     if code != 0:
         print("to format them: python tests/checks/check_format.py --fix")
