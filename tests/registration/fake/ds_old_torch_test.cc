@@ -1,0 +1,23 @@
+// The plugin in a torch older than 2.10, whose shim lacks functions: loading is no crash, and a call says
+// what to do.
+#include "boxed_call.h"
+#include <gtest/gtest.h>
+
+using namespace boxed;
+using namespace fake_torch;
+
+namespace {
+
+TEST(OldTorch, GetsAnErrorThatSaysWhatToDo) {
+  ASSERT_FALSE(schemas().empty());
+  for (const std::string &text : schemas()) {
+    const schema of = parse_schema(text);
+    EXPECT_EQ(kernel("CPU", of.op), nullptr);
+    EXPECT_EQ(kernel("CUDA", of.op), nullptr);
+    EXPECT_EQ(kernel("Meta", of.op), nullptr);
+    const outcome found = run({of.op, "none", {}, ""}, "CompositeExplicitAutograd", cpu);
+    EXPECT_NE(found.error.value_or("").find("needs torch 2.10 or newer"), std::string::npos);
+  }
+}
+
+} // namespace

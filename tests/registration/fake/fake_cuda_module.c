@@ -1,0 +1,55 @@
+// A CUDA module whose "device memory" is the host's: the CPU kernels behind the module's interface, failing
+// as the program's fake torch says.
+#include "cpu/ds_kernels_cpu.h"
+#include "cuda/ds_cuda_module.h"
+
+extern int32_t ds_fake_must_fail(void);
+
+// Exported by the module.
+const ds_cuda_module *ds_diffusers_cuda_module(void);
+
+static ds_status step(void) {
+  return ds_fake_must_fail() ? ds_error(DS_E_CUDA, "ds_diffusers: a CUDA failure on demand") : DS_OK;
+}
+
+#define DS_FAKE_LAUNCHER(name)                                                                               \
+  static ds_status name(const ds_##name##_params *params, void *stream) {                                    \
+    (void)stream;                                                                                            \
+    DS_CHECK(step());                                                                                        \
+    return ds_##name##_cpu(params, NULL);                                                                    \
+  }
+DS_CUDA_KERNELS(DS_FAKE_LAUNCHER)
+
+// float32 alone.
+static ds_status linear(const ds_linear_params *params, void *workspace, void *stream) {
+  (void)stream;
+  DS_CHECK(step());
+  if (params->dtype != DS_FLOAT32) return ds_error(DS_E_UNSUPPORTED, "the stand-in multiplies float32 alone");
+  *(double *)workspace = 1.0; // it has to be there
+  const float *input = params->input, *weight = params->weight, *bias = params->bias;
+  const float *residual = params->residual;
+  float *output = params->output;
+  for (int64_t row = 0; row < params->rows; row++)
+    for (int64_t col = 0; col < params->out_features; col++) {
+      double sum = bias == NULL ? 0.0 : (double)bias[col];
+      for (int64_t i = 0; i < params->in_features; i++)
+        sum += (double)input[row * params->input_row_stride + i] *
+               (double)weight[col * params->weight_row_stride + i];
+      if (residual != NULL) sum += (double)residual[row * params->residual_row_stride + col];
+      output[row * params->output_row_stride + col] = (float)sum;
+    }
+  return DS_OK;
+}
+
+static const ds_cuda_module module = {.version = DS_CUDA_MODULE_VERSION,
+                                      .struct_bytes = sizeof(ds_cuda_module),
+                                      .architectures = "none",
+                                      .error_message = ds_error_message,
+                                      .check_device = step,
+#define DS_FAKE_LAUNCHER_FIELD(name) .name = name,
+                                      DS_CUDA_KERNELS(DS_FAKE_LAUNCHER_FIELD).linear_workspace_bytes = 256,
+                                      .linear = linear};
+
+__attribute__((visibility("default"))) const ds_cuda_module *ds_diffusers_cuda_module(void) {
+  return &module;
+}
