@@ -6,8 +6,8 @@
     ds_diffusers.unpatch(pipeline.unet)
 
 `ds_diffusers.load()` alone gives `torch.ops.ds_diffusers.*`; `ds_diffusers.ops` has the same operators as
-documented functions; `ds_diffusers.export` writes TorchScript for programs without Python. Importing the package
-loads no library and does not import diffusers.
+documented functions; `ds_diffusers.export` writes TorchScript for programs without Python. Importing the
+package loads no library and does not import diffusers.
 """
 
 from . import export, ops

@@ -1,10 +1,10 @@
 """The modules of a BasicTransformerBlock, and whether block_forward computes what they would.
 
-The fused call uses the modules' parameters but does not call the modules, so anything that changes what calling one
-of them does is an obstacle: another class (LoRA, quantisation), a hook (offloading, casting), another attention
-processor. Each function returns None where all is well, else the obstacle in a few words. Nothing is remembered
-between calls, as all this changes at any time; every check is a cheap look at a type or an attribute, which
-torch.compile can trace and guard.
+The fused call uses the modules' parameters but does not call the modules, so anything that changes what
+calling one of them does is an obstacle: another class (LoRA, quantisation), a hook (offloading, casting),
+another attention processor. Each function returns None where all is well, else the obstacle in a few words.
+Nothing is remembered between calls, as all this changes at any time; every check is a cheap look at a type or
+an attribute, which torch.compile can trace and guard.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ _scaled_dot_product_attention = F.scaled_dot_product_attention
 
 
 def block_modules(block: nn.Module) -> tuple[str | None, Modules]:
-    """The obstacle in the block's modules and settings, and the modules by their path, complete without one."""
+    """The obstacle in the block's modules and settings, and the modules by their path, complete without
+    one."""
     modules: Modules = {"": block}
     reason = _own_obstacle(block) or _replaced_function() or _collect(block, modules)
     return reason or _settings_obstacle(modules), modules
@@ -118,7 +119,8 @@ def class_name(value: object) -> str:
 
 
 def _is_own_method(forward: object, module: nn.Module) -> bool:
-    """Whether it is but the method of module's class, which accelerate leaves as an attribute when its hook goes."""
+    """Whether it is but the method of module's class, which accelerate leaves as an attribute when its hook
+    goes."""
     return getattr(forward, "__self__", None) is module and forward.__func__ is type(module).forward
 
 

@@ -1,5 +1,5 @@
-"""The class that patched blocks have. Importing this module imports diffusers and loads the library, so that a
-patched model can be unpickled in a new process."""
+"""The class that patched blocks have. Importing this module imports diffusers and loads the library, so that
+a patched model can be unpickled in a new process."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ load()
 class BasicTransformerBlock(OriginalBlock):
     """diffusers' BasicTransformerBlock, run as one call of block_forward where that computes the same.
 
-    It has the same name, as diffusers and other libraries look at the names of classes, and no state of its own: a
-    block changes between the two classes by its __class__ alone. Each call decides for itself which path it takes
-    and uses the tensors that the modules own at that moment.
+    It has the same name, as diffusers and other libraries look at the names of classes, and no state of its
+    own: a block changes between the two classes by its __class__ alone. Each call decides for itself which
+    path it takes and uses the tensors that the modules own at that moment.
     """
 
     def forward(
@@ -37,8 +37,8 @@ class BasicTransformerBlock(OriginalBlock):
         class_labels: torch.LongTensor | None = None,
         added_cond_kwargs: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """As BasicTransformerBlock.forward of diffusers; timestep, class_labels and added_cond_kwargs have no effect
-        in a block that can be fused."""
+        """As BasicTransformerBlock.forward of diffusers; timestep, class_labels and added_cond_kwargs have no
+        effect in a block that can be fused."""
         arguments = (
             hidden_states,
             attention_mask,
@@ -55,7 +55,9 @@ class BasicTransformerBlock(OriginalBlock):
         obstacle, modules = block_modules(self)
         reason = obstacle
         if obstacle is None:
-            inputs = _used_inputs(self, modules, attention_mask, encoder_hidden_states, encoder_attention_mask)
+            inputs = _used_inputs(
+                self, modules, attention_mask, encoder_hidden_states, encoder_attention_mask
+            )
             parameters = block_parameters(modules)
             heads = modules["attn1"].heads
             reason = call_obstacle(hidden_states, inputs, parameters, heads, cross_attention_kwargs)
@@ -67,7 +69,8 @@ class BasicTransformerBlock(OriginalBlock):
 
 
 def _require_known_signature() -> None:
-    """diffusers passes the block's arguments by position, so a signature of another release must not pass unseen."""
+    """diffusers passes the block's arguments by position, so a signature of another release must not pass
+    unseen."""
     known, found = (
         list(inspect.signature(block.forward).parameters) for block in (BasicTransformerBlock, OriginalBlock)
     )

@@ -1,5 +1,5 @@
-"""What patched blocks did at their eager calls, kept beside the modules and not in them: nothing of it is copied,
-pickled, or seen in a state_dict."""
+"""What patched blocks did at their eager calls, kept beside the modules and not in them: nothing of it is
+copied, pickled, or seen in a state_dict."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 @dataclass
 class Calls:
-    """Number of a block's eager calls on each path, and the last call's obstacle in its arguments or in PyTorch's
-    state; None where it had none, or where the block's modules were the obstacle."""
+    """Number of a block's eager calls on each path, and the last call's obstacle in its arguments or in
+    PyTorch's state; None where it had none, or where the block's modules were the obstacle."""
 
     fused: int = 0
     original: int = 0

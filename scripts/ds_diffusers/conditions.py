@@ -19,8 +19,8 @@ from .library import has_cuda_module
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# Plain tensors, and what stands for them while torch.export traces. Any other subclass (quantised, distributed) has
-# an arithmetic of its own.
+# Plain tensors, and what stands for them while torch.export traces. Any other subclass (quantised,
+# distributed) has an arithmetic of its own.
 _PLAIN_TENSORS = (nn.Parameter, Tensor, FakeTensor, FunctionalTensor)
 
 

@@ -18,7 +18,8 @@ from .library import load
 
 
 class _TensorsOnly(nn.Module):
-    """A diffusers model as a function of tensors: positional arguments in the order of `names`, one result."""
+    """A diffusers model as a function of tensors: positional arguments in the order of `names`, one
+    result."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -43,16 +44,16 @@ def torchscript(
 ) -> torch.jit.ScriptModule:
     """Traces and freezes a diffusers UNet in evaluation mode, writes it to a file, and returns it.
 
-    Patch the UNet before, and check `report`, to have the fused blocks in the file. The path of each block and the
-    sizes that the UNet itself computes in Python are those of the example.
+    Patch the UNet before, and check `report`, to have the fused blocks in the file. The path of each block
+    and the sizes that the UNet itself computes in Python are those of the example.
 
     Args:
         unet: a diffusers model whose forward takes return_dict; left as it was.
         path: file to write, usually "….pt".
-        example_inputs: by name, in the order in which the written module takes them as positional arguments: first
-            arguments of the model's forward ("sample", "timestep", "encoder_hidden_states", …), then entries of
-            its added_cond_kwargs (SDXL: "text_embeds", "time_ids"). Numbers become tensors of the sample's device,
-            so that the written module takes them at each call.
+        example_inputs: by name, in the order in which the written module takes them as positional
+            arguments: first arguments of the model's forward ("sample", "timestep", "encoder_hidden_states",
+            …), then entries of its added_cond_kwargs (SDXL: "text_embeds", "time_ids"). Numbers become
+            tensors on the model's device, so that the written module takes them at each call.
 
     Returns:
         The frozen module: positional tensors to the sample.

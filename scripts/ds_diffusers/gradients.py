@@ -1,7 +1,7 @@
 """Gradients of the operators, which the library itself does not have.
 
-Without them PyTorch would let a backward pass through with a warning and a missing gradient. Each formula is made
-of PyTorch's own functions: what the forward pass did not keep is computed again from its inputs.
+Without them PyTorch would let a backward pass through with a warning and a missing gradient. Each formula is
+made of PyTorch's own functions: what the forward pass did not keep is computed again from its inputs.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class _BlockForward(torch.autograd.Function):
     def forward(ctx: Any, keyset: Any, names: tuple[str, ...], options: dict, *tensors: Tensor) -> Tensor:
         hidden_states, *others = tensors
         return _block_forward_below_autograd(
-            keyset, (hidden_states,), {**dict(zip(names, others)), **options}
+            keyset, (hidden_states,), {**dict(zip(names, others, strict=True)), **options}
         )
 
     @staticmethod

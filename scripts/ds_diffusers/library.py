@@ -21,16 +21,17 @@ _cuda_module_found = False
 def load() -> None:
     """Loads the library into PyTorch: afterwards `torch.ops.ds_diffusers.*` are there, with their gradients.
 
-    The library is the file that the environment variable DS_DIFFUSERS_LIBRARY names, else the one installed with
-    this package. Calling it again, from any thread, does nothing. Raises RuntimeError, which says what to do, where
-    PyTorch is too old or the library is missing or cannot be loaded; a later call tries again.
+    The library is the file that the environment variable DS_DIFFUSERS_LIBRARY names, else the one installed
+    with this package. Calling it again, from any thread, does nothing. Raises RuntimeError, which says what
+    to do, where PyTorch is too old or the library is missing or cannot be loaded; a later call tries again.
     """
     if not _loaded:
         _load_once()
 
 
 def has_cuda_module() -> bool:
-    """Whether the CUDA kernels lie beside the loaded library. Without them it computes on CPU tensors alone."""
+    """Whether the CUDA kernels lie beside the loaded library. Without them it computes on CPU tensors
+    alone."""
     return _cuda_module_found
 
 
@@ -51,7 +52,9 @@ def _load_once() -> None:
         try:
             torch.ops.load_library(str(path))
         except OSError as error:
-            raise RuntimeError(f"ds_diffusers: {path} cannot be loaded: {error.__cause__ or error}") from error
+            raise RuntimeError(
+                f"ds_diffusers: {path} cannot be loaded: {error.__cause__ or error}"
+            ) from error
         if not hasattr(torch.ops.ds_diffusers, "block_forward"):
             raise RuntimeError(f"ds_diffusers: {path} registers no operators, must be {LIBRARY_NAME}")
 
@@ -79,7 +82,8 @@ def existing_library_path() -> Path:
         return path
     if os.environ.get(LIBRARY_VARIABLE):
         raise RuntimeError(
-            f"ds_diffusers: {LIBRARY_VARIABLE} is {path}, which is no file, must be the path of {LIBRARY_NAME}"
+            f"ds_diffusers: {LIBRARY_VARIABLE} is {path}, which is no file, "
+            f"must be the path of {LIBRARY_NAME}"
         )
     raise RuntimeError(
         f"ds_diffusers: {path} is missing: install the package (pip install .), "

@@ -1,11 +1,12 @@
 """The operators as documented Python functions: `torch.ops.ds_diffusers.*`, loaded at the first use.
 
 They work in eager mode, under torch.compile (call `ds_diffusers.load()` before), torch.export and
-torch.jit.trace. Tensors are float32, float16 or bfloat16, all arguments of a call of one dtype and on one device,
-the CPU or a CUDA device; results are new tensors. Sums run in float32 and are rounded once, on the store.
+torch.jit.trace. Tensors are float32, float16 or bfloat16, all arguments of a call of one dtype and on one
+device, the CPU or a CUDA device; results are new tensors. Sums run in float32 and are rounded once, on the
+store.
 
-The four single operators have gradients (reverse mode); `block_forward` is for inference. A wrong argument raises a RuntimeError
-that names the argument, what it is, and what it must be.
+The four single operators have gradients (reverse mode); `block_forward` is for inference. A wrong argument
+raises a RuntimeError that names the argument, what it is, and what it must be.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def layer_norm_residual_store_pre_ln_res(
         The normalised sum and the sum, [..., C] each, contiguous.
     """
     load()
-    return torch.ops.ds_diffusers.layer_norm_residual_store_pre_ln_res(input, bias, residual, gamma, beta, epsilon)
+    return torch.ops.ds_diffusers.layer_norm_residual_store_pre_ln_res(
+        input, bias, residual, gamma, beta, epsilon
+    )
 
 
 def gated_activation(
@@ -164,19 +167,22 @@ def block_forward(
         n2 = layer_norm(s1);  s2 = s1 + attention2(n2, attn2_context or n2)     (not without attn2_q_weight)
         n3 = layer_norm(s2);  returns s2 + ff_out(gated_activation(ff_in(n3)))
 
-        attention(q, c) = out(softmax(heads(q Wq + bq) heads(c Wk + bk) / sqrt(head_size) + mask) heads(c Wv + bv))
+        attention(q, c) = out(softmax(Q Kᵀ / sqrt(head_size) + mask) V) for each head of
+            Q = q Wqᵀ + bq,  K = c Wkᵀ + bk,  V = c Wvᵀ + bv
+
+    (diffusers: BasicTransformerBlock.forward with AttnProcessor2_0).
 
     For inference: a backward pass through it raises RuntimeError.
 
     Args:
         hidden_states: [B, S, C], any strides.
-        attn1_context, attn2_context: [B, T, K], rows at one stride with a contiguous last dimension; None: keys and
-            values come from the normalised hidden states.
-        attn1_mask, attn2_mask: [B or 1, S or 1, T] or [B or 1, heads or 1, S or 1, T], any strides, added to the
-            scores; None: none.
+        attn1_context, attn2_context: [B, T, K], rows at one stride with a contiguous last dimension; None:
+            keys and values come from the normalised hidden states.
+        attn1_mask, attn2_mask: [B or 1, S or 1, T] or [B or 1, heads or 1, S or 1, T], any strides, added to
+            the scores; None: none.
         norm*_weight, norm*_bias: [C], contiguous; None: ones, zeros.
-        attn*_q_weight: [I, C]; attn*_k_weight, attn*_v_weight: [I, K]; attn*_out_weight: [C, I]; I is heads times
-            the head size. All attn2 arguments None: the block has no second attention.
+        attn*_q_weight: [I, C]; attn*_k_weight, attn*_v_weight: [I, K]; attn*_out_weight: [C, I]; I is heads
+            times the head size. All attn2 arguments None: the block has no second attention.
         ff_in_weight: [2F, C], values first, gates second; ff_out_weight: [C, F].
         *_bias of a weight [N, ...]: [N], contiguous; None: none.
         heads: number of attention heads, a divisor of I.

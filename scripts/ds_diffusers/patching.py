@@ -12,15 +12,18 @@ from .library import load
 
 
 def patch(model: Any) -> Any:
-    """Makes the BasicTransformerBlocks of a diffusers model or pipeline run as `block_forward`, and returns it.
+    """Makes the BasicTransformerBlocks of a diffusers model or pipeline run as `block_forward`, and returns
+    it.
 
-    A patched block decides at each call: where its modules and the call's arguments allow, it runs fused, otherwise
-    as diffusers' own code (`report` says why). Parameters, submodules, names and state_dict stay as they are; only
-    the blocks' __class__ changes, to a subclass of the same name. Blocks of any other subclass are left alone, and
-    patching twice does nothing more. Gradients need the original path: run inference under torch.no_grad().
+    A patched block decides at each call: where its modules and the call's arguments allow, it runs fused,
+    otherwise as diffusers' own code (`report` says why). Parameters, submodules, names and state_dict stay as
+    they are; only the blocks' __class__ changes, to a subclass of the same name. Blocks of any other subclass
+    are left alone, and patching twice does nothing more. Gradients need the original path: run inference
+    under torch.no_grad().
 
-    Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline, RuntimeError where the library
-    cannot be loaded (see `load`) or this diffusers release is not known. Warns where there is no block to patch.
+    Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline, RuntimeError where the
+    library cannot be loaded (see `load`) or this diffusers release is not known. Warns where there is no
+    block to patch.
     """
     roots = _modules_of(model)
     load()
@@ -32,7 +35,9 @@ def patch(model: Any) -> Any:
             block.__class__ = BasicTransformerBlock
         found += isinstance(block, BasicTransformerBlock)
     if found == 0:
-        warnings.warn(f"ds_diffusers.patch: {type(model).__name__} has no BasicTransformerBlock", stacklevel=2)
+        warnings.warn(
+            f"ds_diffusers.patch: {type(model).__name__} has no BasicTransformerBlock", stacklevel=2
+        )
     return model
 
 

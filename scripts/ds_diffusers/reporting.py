@@ -17,7 +17,8 @@ FUSED, ORIGINAL = "block_forward", "original"
 @dataclass(frozen=True)
 class BlockReport:
     """One block. `path` is "block_forward" or "original", `reason` why it is the original ("" otherwise);
-    `fused_calls` and `original_calls` count its eager calls since `patch` (compiled calls are not counted)."""
+    `fused_calls` and `original_calls` count its eager calls since `patch` (compiled calls are not
+    counted)."""
 
     name: str
     path: str
@@ -53,10 +54,11 @@ class Report(list[BlockReport]):
 
 
 def report(model: Any) -> Report:
-    """Says for each BasicTransformerBlock of a model or pipeline, patched or not, which path its next call takes.
+    """Says for each BasicTransformerBlock of a model or pipeline, patched or not, which path its next call
+    takes.
 
-    Judged by the state of its modules now, without a call; what only a call shows (autocast, gradients, arguments)
-    is taken from the block's last eager call.
+    Judged by the state of its modules now, without a call; what only a call shows (autocast, gradients,
+    arguments) is taken from the block's last eager call.
     """
     load()
     from .blocks import OriginalBlock

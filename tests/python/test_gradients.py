@@ -1,5 +1,5 @@
-"""Gradients of the single operators against those of PyTorch's own functions in float64: the error is at most twice
-that of PyTorch's in the same dtype. block_forward has none and says so."""
+"""Gradients of the single operators against those of PyTorch's own functions in float64: the error is at most
+twice that of PyTorch's in the same dtype. block_forward has none and says so."""
 
 # labels: torch gpu
 import re
@@ -18,7 +18,8 @@ BLOCK_FORWARD = next(operator for operator in OPERATORS if operator.name == "blo
 
 
 def kinds(operator: Operator) -> list[Case]:
-    """One case of those whose names differ in their numbers alone: the formulas are PyTorch's, whatever the size."""
+    """One case of those whose names differ in their numbers alone: the formulas are PyTorch's, whatever the
+    size."""
     return list({re.sub(r"\d+", "", case.id): case for case in operator.cases if not case.heavy}.values())
 
 
@@ -38,7 +39,8 @@ def call_named(operator: Operator, **arguments: object) -> object:
 
 
 def leaves(arguments: Arguments, needed: set[str]) -> Arguments:
-    """The arguments with new leaves for tensors, of the same memory layout; those in `needed` require gradients."""
+    """The arguments with new leaves for tensors, of the same memory layout; those in `needed` require
+    gradients."""
     return {
         name: value.detach().requires_grad_(name in needed) if isinstance(value, torch.Tensor) else value
         for name, value in arguments.items()
@@ -46,7 +48,10 @@ def leaves(arguments: Arguments, needed: set[str]) -> Arguments:
 
 
 def gradients(
-    function: Callable[..., object], arguments: Arguments, needed: set[str], upstream: tuple[torch.Tensor, ...]
+    function: Callable[..., object],
+    arguments: Arguments,
+    needed: set[str],
+    upstream: tuple[torch.Tensor, ...],
 ) -> dict[str, torch.Tensor]:
     """Of the sum of the results, each times its `upstream`."""
     made = leaves(arguments, needed)
@@ -56,7 +61,7 @@ def gradients(
     found = torch.autograd.grad(
         results, list(wanted.values()), upstream, allow_unused=True, materialize_grads=True
     )
-    return dict(zip(wanted, found))
+    return dict(zip(wanted, found, strict=True))
 
 
 def upstream_of(operator: Operator, maker: Maker, arguments: Arguments) -> tuple[torch.Tensor, ...]:
@@ -66,7 +71,8 @@ def upstream_of(operator: Operator, maker: Maker, arguments: Arguments) -> tuple
 
 def in_double(arguments: Arguments) -> Arguments:
     return {
-        name: value.cpu().double() if isinstance(value, torch.Tensor) else value for name, value in arguments.items()
+        name: value.cpu().double() if isinstance(value, torch.Tensor) else value
+        for name, value in arguments.items()
     }
 
 

@@ -1,4 +1,5 @@
-"""Where a block may not run fused, it runs as diffusers' own and says why; where the obstacle goes, it is fused again."""
+"""Where a block may not run fused, it runs as diffusers' own and says why; where the obstacle goes, it is
+fused again."""
 
 # labels: torch diffusers
 import copy
@@ -107,6 +108,11 @@ def other_heads(block: BasicTransformerBlock) -> None:
     block.attn2.heads = 2
 
 
+def fuse_projections(attention: processors.Attention) -> None:
+    attention.fuse_projections()
+    attention.set_processor(processors.FusedAttnProcessor2_0())
+
+
 def ungated(block: BasicTransformerBlock) -> None:
     block.ff.net[0] = GELU(CHANNELS, 4 * CHANNELS)
 
@@ -117,7 +123,10 @@ MODULE_CASES: dict[str, tuple[Change, str]] = {
         lambda block: own_class(block.attn1.to_k),
         "attn1.to_k is test_patch_conditions.OwnLinear, not Linear",
     ),
-    "weight_norm": (lambda block: add_parametrization(block.ff.net[2]), "ff.net.2 is torch.nn.utils.parametrize."),
+    "weight_norm": (
+        lambda block: add_parametrization(block.ff.net[2]),
+        "ff.net.2 is torch.nn.utils.parametrize.",
+    ),
     "old_weight_norm": (lambda block: nn.utils.weight_norm(block.attn1.to_q), "attn1.to_q has hooks"),
     "parameter_of_another_class": (
         lambda block: own_parameter(block.attn2.to_v),
@@ -127,11 +136,17 @@ MODULE_CASES: dict[str, tuple[Change, str]] = {
         lambda block: transposed_memory(block.attn1.to_out[0]),
         "attn1.to_out.0.weight is not contiguous",
     ),
-    "processor": (lambda block: block.attn1.set_processor(processors.AttnProcessor()), "processor AttnProcessor"),
-    "derived_processor": (lambda block: block.attn2.set_processor(OwnProcessor()), "attn2 has processor OwnProcessor"),
+    "processor": (
+        lambda block: block.attn1.set_processor(processors.AttnProcessor()),
+        "processor AttnProcessor",
+    ),
+    "derived_processor": (
+        lambda block: block.attn2.set_processor(OwnProcessor()),
+        "attn2 has processor OwnProcessor",
+    ),
     "sliced_attention": (lambda block: block.attn1.set_attention_slice(2), "processor SlicedAttnProcessor"),
     "fused_projections": (
-        lambda block: block.attn1.fuse_projections(fuse=True) or set_fused_processor(block),
+        lambda block: fuse_projections(block.attn1),
         "attn1 has processor FusedAttnProcessor2_0",
     ),
     "forward_hook": (
@@ -183,10 +198,6 @@ MODULE_CASES: dict[str, tuple[Change, str]] = {
         "attn1 has a norm of its own",
     ),
 }
-
-
-def set_fused_processor(block: BasicTransformerBlock) -> None:
-    block.attn1.set_processor(processors.FusedAttnProcessor2_0())
 
 
 @pytest.mark.parametrize("name", MODULE_CASES)
@@ -290,7 +301,9 @@ def test_tensor_subclass() -> None:
 
     block = make_block()
     values = block_arguments(block)
-    reason = "hidden_states is test_patch_conditions.test_tensor_subclass.<locals>.OwnTensor, not a plain tensor"
+    reason = (
+        "hidden_states is test_patch_conditions.test_tensor_subclass.<locals>.OwnTensor, not a plain tensor"
+    )
     check_original(block, values | {"hidden_states": values["hidden_states"].as_subclass(OwnTensor)}, reason)
 
 
@@ -322,7 +335,7 @@ def test_training_gives_the_same_gradients() -> None:
     patched = ds_diffusers.patch(copy.deepcopy(unet))
     for model in (unet, patched):
         run_unet(model, unet_arguments(model)).square().mean().backward()
-    for (name, parameter), other in zip(unet.named_parameters(), patched.parameters()):
+    for (name, parameter), other in zip(unet.named_parameters(), patched.parameters(), strict=True):
         assert torch.equal(parameter.grad, other.grad), name
 
 
@@ -333,19 +346,17 @@ def test_gradient_checkpointing() -> None:
     unet.zero_grad()
     unet.enable_gradient_checkpointing()
     run_unet(unet, unet_arguments(unet)).square().mean().backward()
-    assert all(torch.equal(parameter.grad, other) for parameter, other in zip(unet.parameters(), expected))
+    for parameter, other in zip(unet.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, other)
 
 
 def test_autocast() -> None:
     block = make_block()
     values = block_arguments(block)
-
-    class NoGradAutocast(torch.autocast):
-        def __init__(self) -> None:
-            super().__init__("cpu", torch.bfloat16)
-
     with torch.no_grad():
-        check_original(block, values, "autocast is on for cpu", state=NoGradAutocast)
+        check_original(
+            block, values, "autocast is on for cpu", state=lambda: torch.autocast("cpu", torch.bfloat16)
+        )
     check_fused(block, values)
 
 
@@ -374,7 +385,10 @@ def test_function_transforms() -> None:
 def test_forward_mode_differentiation() -> None:
     block = ds_diffusers.patch(make_block().requires_grad_(False))
     values = block_arguments(block)
-    with torch.autograd.forward_ad.dual_level(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+    with (
+        torch.autograd.forward_ad.dual_level(),
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+    ):
         states = torch.autograd.forward_ad.make_dual(values["hidden_states"], torch.ones(2, 10, CHANNELS))
         result = block(**values | {"hidden_states": states})
         assert torch.autograd.forward_ad.unpack_dual(result).tangent is not None
@@ -429,13 +443,17 @@ def test_obstacles_come_and_go() -> None:
     check_original(block, values, "attn1 has hooks")
     handle.remove()
     check_fused(block, values)
-    check_original(block, values | {"cross_attention_kwargs": {"scale": 1.0}}, "cross_attention_kwargs has scale")
+    check_original(
+        block, values | {"cross_attention_kwargs": {"scale": 1.0}}, "cross_attention_kwargs has scale"
+    )
     check_fused(block, values)
 
 
 def test_ip_adapter() -> None:
     block = make_block()
-    block.attn2.set_processor(processors.IPAdapterAttnProcessor2_0(CHANNELS, CONTEXT, num_tokens=(4,), scale=0.5))
+    block.attn2.set_processor(
+        processors.IPAdapterAttnProcessor2_0(CHANNELS, CONTEXT, num_tokens=(4,), scale=0.5)
+    )
     values = block_arguments(block)
     values["encoder_hidden_states"] = (values["encoder_hidden_states"], [torch.randn(2, 1, 4, CONTEXT)])
     check_original(block, values, "attn2 has processor IPAdapterAttnProcessor2_0")
@@ -446,7 +464,9 @@ def test_context_in_a_tuple() -> None:
     values = block_arguments(block)
     with torch.no_grad(), pytest.raises(AttributeError, match="tuple"):
         block(**values | {"encoder_hidden_states": (values["encoder_hidden_states"],)})
-    assert ds_diffusers.report(block)[0].reason == "encoder_hidden_states is builtins.tuple, not a plain tensor"
+    assert (
+        ds_diffusers.report(block)[0].reason == "encoder_hidden_states is builtins.tuple, not a plain tensor"
+    )
 
 
 def test_grounding() -> None:

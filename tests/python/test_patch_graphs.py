@@ -1,4 +1,5 @@
-"""Patched models under torch.compile, torch.export and TorchScript: fused where they would be in eager mode."""
+"""Patched models under torch.compile, torch.export and TorchScript: fused where they would be in eager
+mode."""
 
 # labels: torch diffusers
 import copy
@@ -12,7 +13,16 @@ pytest.importorskip("diffusers")
 
 import ds_diffusers
 from diffusers import UNet2DModel
-from helpers.unets import BLOCKS, UNETS, Arguments, block_arguments, make_block, run_unet, sd15_unet, unet_arguments
+from helpers.unets import (
+    BLOCKS,
+    UNETS,
+    Arguments,
+    block_arguments,
+    make_block,
+    run_unet,
+    sd15_unet,
+    unet_arguments,
+)
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -287,9 +297,14 @@ def test_torchscript_export_of_unknown_arguments(tmp_path: Path) -> None:
     unet = sd15_unet()
     values = unet_arguments(unet)
     with pytest.raises(ValueError, match="must have added conditions at the end"):
-        ds_diffusers.export.torchscript(unet, tmp_path / "unet.pt", {"text_embeds": values["sample"]} | values)
+        ds_diffusers.export.torchscript(
+            unet, tmp_path / "unet.pt", {"text_embeds": values["sample"]} | values
+        )
     unconditional = UNet2DModel(
-        block_out_channels=(8,), norm_num_groups=4, down_block_types=["DownBlock2D"], up_block_types=["UpBlock2D"]
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        down_block_types=["DownBlock2D"],
+        up_block_types=["UpBlock2D"],
     )
     inputs = {"sample": torch.randn(1, 3, 8, 8), "timestep": 3, "text_embeds": torch.randn(1, 4)}
     with pytest.raises(ValueError, match="UNet2DModel.forward takes no text_embeds"):

@@ -1,4 +1,5 @@
-"""A patched UNet with what diffusers, PEFT and accelerate do to models: each gives what the unpatched one gives."""
+"""A patched UNet with what diffusers, PEFT and accelerate do to models: each gives what the unpatched one
+gives."""
 
 # labels: torch diffusers
 import copy
@@ -47,7 +48,9 @@ def test_lora(target: str) -> None:
     add_lora(unet, target)
     add_lora(patched, target)
     assert torch.equal(run(patched), run(unet))
-    assert all(f"{target} is peft.tuners.lora.layer.Linear, not Linear" in reason for reason in reasons(patched))
+    assert all(
+        f"{target} is peft.tuners.lora.layer.Linear, not Linear" in reason for reason in reasons(patched)
+    )
     assert fused_blocks(patched) == 0
     patched.unload_lora()
     assert fused_blocks(patched) == BLOCKS
@@ -166,7 +169,9 @@ def test_layerwise_casting() -> None:
     unet.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
     expected = run(unet)
     assert torch.equal(run(ds_diffusers.patch(unet)), expected)
-    assert reasons(unet) == {"attn1.to_q.forward was replaced (by a hook of accelerate or diffusers, or by hand)"}
+    assert reasons(unet) == {
+        "attn1.to_q.forward was replaced (by a hook of accelerate or diffusers, or by hand)"
+    }
 
 
 def test_group_offloading() -> None:
@@ -215,7 +220,9 @@ def test_hooks_on_whole_blocks() -> None:
     unet = ds_diffusers.patch(sd15_unet())
     expected = run(unet)
     block = unet.mid_block.attentions[0].transformer_blocks[0]
-    accelerate.hooks.add_hook_to_module(block, accelerate.hooks.AlignDevicesHook("cpu", place_submodules=True))
+    accelerate.hooks.add_hook_to_module(
+        block, accelerate.hooks.AlignDevicesHook("cpu", place_submodules=True)
+    )
     assert fused_blocks(unet) == BLOCKS
     assert torch.equal(run(unet), expected)
     ds_diffusers.unpatch(unet)

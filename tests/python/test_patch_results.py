@@ -1,5 +1,5 @@
-"""Patched models run fused and compute what diffusers computes: the error against the same model in float64 is at
-most twice that of diffusers in the same dtype."""
+"""Patched models run fused and compute what diffusers computes: the error against the same model in float64
+is at most twice that of diffusers in the same dtype."""
 
 # labels: torch diffusers gpu
 import copy
@@ -160,7 +160,16 @@ def test_arguments_by_position(device: torch.device) -> None:
     with torch.no_grad():
         expected = block(**values, encoder_attention_mask=mask)
         ds_diffusers.patch(block)
-        positional = (values["hidden_states"], None, values["encoder_hidden_states"], mask, None, None, None, None)
+        positional = (
+            values["hidden_states"],
+            None,
+            values["encoder_hidden_states"],
+            mask,
+            None,
+            None,
+            None,
+            None,
+        )
         torch.testing.assert_close(block(*positional), expected)
 
 

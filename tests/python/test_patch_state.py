@@ -63,7 +63,7 @@ def test_everything_but_the_class_is_unchanged() -> None:
     ds_diffusers.patch(unet)
     run(unet)
     assert structure(unet) == before
-    changed = [kind for kind, module in zip(classes, unet.modules()) if kind is not type(module)]
+    changed = [kind for kind, module in zip(classes, unet.modules(), strict=True) if kind is not type(module)]
     assert changed == [BasicTransformerBlock] * 7
 
 
@@ -230,7 +230,9 @@ def test_a_model_with_nothing_to_patch() -> None:
 
 @pytest.mark.parametrize("function", [ds_diffusers.patch, ds_diffusers.unpatch, ds_diffusers.report])
 def test_something_that_is_no_model(function) -> None:
-    with pytest.raises(TypeError, match="model is of type int, must be a torch.nn.Module or a diffusers pipeline"):
+    with pytest.raises(
+        TypeError, match="model is of type int, must be a torch.nn.Module or a diffusers pipeline"
+    ):
         function(3)
 
 

@@ -69,8 +69,8 @@ def run_unet(unet: nn.Module, arguments: Arguments) -> torch.Tensor:
 
 
 def make_block(**config: Any) -> BasicTransformerBlock:
-    """A block of CHANNELS channels with a cross-attention, in evaluation mode. Biases, norm weights and the output
-    projections get values that matter."""
+    """A block of CHANNELS channels with a cross-attention, in evaluation mode. Biases, norm weights and the
+    output projections get values that matter."""
     defaults = {"attention_head_dim": CHANNELS // HEADS, "cross_attention_dim": CONTEXT}
     block = BasicTransformerBlock(CHANNELS, HEADS, **(defaults | config)).eval()
     with torch.no_grad():
