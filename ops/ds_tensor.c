@@ -8,8 +8,8 @@ int64_t ds_tensor_numel(const ds_tensor *tensor) {
 
 int ds_tensor_is_contiguous(const ds_tensor *tensor) {
   int64_t expected = 1;
+  if (ds_tensor_numel(tensor) == 0) return 1;
   for (int32_t i = tensor->rank - 1; i >= 0; i--) {
-    if (tensor->sizes[i] == 0) return 1;
     if (tensor->sizes[i] != 1 && tensor->strides[i] != expected) return 0;
     expected *= tensor->sizes[i];
   }

@@ -26,7 +26,8 @@ typedef struct ds_tensor {
 // Product of the sizes; 1 for rank 0.
 int64_t ds_tensor_numel(const ds_tensor *tensor);
 
-// Whether the elements lie in row-major order without gaps; strides of dimensions of size 1 don't matter.
+// Whether the elements lie in row-major order without gaps; strides of dimensions of size 1 don't matter, and
+// no stride of an empty tensor does.
 int ds_tensor_is_contiguous(const ds_tensor *tensor);
 
 // Sees `tensor` (rank >= 1) as rows of its dimension `column_dim` (counted from 0; -1: the last), all other
