@@ -77,6 +77,10 @@ public:
   void *data() const { return view_.data; }
   const ds_rows &view() const { return view_; }
 
+  // All of its memory, what lies around the elements included: to copy it to a device and back.
+  unsigned char *memory() const { return memory_.get(); }
+  size_t memory_bytes() const { return size_; }
+
   double at(int64_t row, int64_t col) const { return read_element(dtype_, element(row, col)); }
 
   void write(int64_t row, int64_t col, double value) { write_element(dtype_, element(row, col), value); }
