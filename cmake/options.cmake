@@ -22,6 +22,10 @@ set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
 set(DS_HAVE_CUDA OFF)
 if(NOT DS_CUDA STREQUAL "OFF")
+  if(NOT CMAKE_CUDA_COMPILER)
+    # A compiler that was missing at the last configuration may have been installed since.
+    unset(CMAKE_CUDA_COMPILER CACHE)
+  endif()
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     set(CMAKE_CUDA_ARCHITECTURES ${DS_CUDA_ARCHITECTURES})

@@ -9,13 +9,13 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 setup=()
-build=(-C cmake.define.DS_CUDA=AUTO)
+# Kept, so that the next time compiles only what has changed.
+build=(-C build-dir="$root/build/demo")
 run=()
 for argument in "$@"; do
   case $argument in
     --cpu)
       setup=(--cpu)
-      build=(-C cmake.define.DS_CUDA=OFF)
       run+=(--device cpu)
       ;;
     *) run+=("$argument") ;;
@@ -24,13 +24,13 @@ done
 
 "$root/scripts/setup.sh" "${setup[@]}"
 
-if [ ${#setup[@]} -eq 0 ]; then
-  if ! command -v nvcc >/dev/null; then
-    say "no nvcc: building the CPU library alone"
-  elif architecture=$(gpu_architecture); then
-    # One is built in a fraction of the time that all take.
-    build+=(-C "cmake.define.DS_CUDA_ARCHITECTURES=$architecture")
-  fi
+if [ ${#setup[@]} -ne 0 ]; then
+  build+=(-C cmake.define.DS_CUDA=OFF)
+elif has_cuda_compiler; then
+  build+=(-C cmake.define.DS_CUDA=ON)
+else
+  build+=(-C cmake.define.DS_CUDA=OFF)
+  say "no nvcc: building the CPU library alone"
 fi
 say "building and installing ds_diffusers into .venv"
 "$root/.venv/bin/python" -m pip install --quiet --no-build-isolation --no-deps --force-reinstall \

@@ -9,6 +9,14 @@ if ! command -v nvcc >/dev/null && [ -x /usr/local/cuda/bin/nvcc ]; then
 fi
 export PATH
 
+# Whether there is a CUDA compiler that knows all the architectures that the library is built for.
+has_cuda_compiler() {
+  local release
+  command -v nvcc >/dev/null || return 1
+  release=$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9]*\).*/\1/p')
+  [ "${release:-0}" -ge 12 ]
+}
+
 say() { printf '\n== %s\n' "$*"; }
 
 fail() {

@@ -123,7 +123,7 @@ try:
 except PackageNotFoundError:
     found = ""
 print("==" + found if found.startswith("13.") else ">=13,<14")')
-  say "no nvcc found: installing the CUDA compiler (cuda-toolkit$version) into .venv"
+  say "no nvcc of CUDA 12 or newer found: installing the CUDA compiler (cuda-toolkit$version) into .venv"
   if ! "$venv/bin/python" -m pip install --quiet torch "cuda-toolkit[nvcc]$version" nvidia-cuda-cccl; then
     say "the CUDA compiler could not be installed; the CPU library alone will be built"
     return
@@ -145,6 +145,6 @@ print("==" + found if found.startswith("13.") else ">=13,<14")')
 install_system_packages $(missing_system_packages)
 make_environment
 install_python_packages
-if [ $cpu = no ] && ! command -v nvcc >/dev/null; then
+if [ $cpu = no ] && ! has_cuda_compiler; then
   install_cuda_compiler
 fi

@@ -56,7 +56,7 @@ preset=release
 arguments=(-D "DS_PYTHON=$(command -v python3)")
 if [ $cpu = yes ]; then
   arguments+=(-D DS_CUDA=OFF)
-elif command -v nvcc >/dev/null; then
+elif has_cuda_compiler; then
   preset=cuda
   # One architecture: all of them would take several times as long.
   arguments+=(-D "DS_CUDA_ARCHITECTURES=$(gpu_architecture || echo 90a-real)")
