@@ -78,11 +78,21 @@ _PARAMETERS = (
 _PARAMETER_ARGUMENTS = tuple((path, f"{name}_weight", f"{name}_bias") for name, path in _PARAMETERS)
 
 # What the block's own forward is made of. A library that replaces one of these means it to be called.
-_block_forward = BasicTransformerBlock.forward
-_attention_forward = Attention.forward
-_processor_call = AttnProcessor2_0.__call__
-_feed_forward_forward = FeedForward.forward
-_scaled_dot_product_attention = F.scaled_dot_product_attention
+_FUNCTIONS = tuple(
+    (owner, name, getattr(owner, name))
+    for owner, name in (
+        (BasicTransformerBlock, "forward"),
+        (Attention, "forward"),
+        (AttnProcessor2_0, "__call__"),
+        (FeedForward, "forward"),
+        (GEGLU, "forward"),
+        (SwiGLU, "forward"),
+        (nn.LayerNorm, "forward"),
+        (nn.Linear, "forward"),
+        (nn.Dropout, "forward"),
+        (F, "scaled_dot_product_attention"),
+    )
+)
 
 
 def block_modules(block: nn.Module) -> tuple[str | None, Modules]:
@@ -90,20 +100,20 @@ def block_modules(block: nn.Module) -> tuple[str | None, Modules]:
     one."""
     modules: Modules = {"": block}
     reason = _own_obstacle(block) or _replaced_function() or _collect(block, modules)
-    return reason or _settings_obstacle(modules), modules
+    return reason or _settings_obstacle(modules) or _ownership_obstacle(modules), modules
 
 
 def block_parameters(modules: Modules) -> dict[str, Tensor]:
-    """The tensors of the block by the names of block_forward's arguments; absent ones left out."""
+    """The tensors of a block without obstacle by the names of block_forward's arguments; absent ones left
+    out."""
     tensors = {}
     for path, weight_argument, bias_argument in _PARAMETER_ARGUMENTS:
         if path in modules:
             parameters = modules[path]._parameters
-            weight, bias = parameters.get("weight"), parameters.get("bias")
-            if weight is not None:
-                tensors[weight_argument] = weight
-            if bias is not None:
-                tensors[bias_argument] = bias
+            if parameters["weight"] is not None:
+                tensors[weight_argument] = parameters["weight"]
+            if parameters["bias"] is not None:
+                tensors[bias_argument] = parameters["bias"]
     return tensors
 
 
@@ -139,14 +149,9 @@ def _own_obstacle(block: nn.Module) -> str | None:
 
 
 def _replaced_function() -> str | None:
-    if (
-        BasicTransformerBlock.forward is not _block_forward
-        or Attention.forward is not _attention_forward
-        or AttnProcessor2_0.__call__ is not _processor_call
-        or FeedForward.forward is not _feed_forward_forward
-        or F.scaled_dot_product_attention is not _scaled_dot_product_attention
-    ):
-        return "a function that the block is made of was replaced"
+    for owner, name, function in _FUNCTIONS:
+        if getattr(owner, name) is not function:
+            return f"{owner.__name__}.{name} was replaced"
     if _has_any_global_hook():
         return "there is a hook on all modules (torch.nn.modules.module.register_module_*_hook)"
     return None
@@ -212,6 +217,18 @@ def _norms_obstacle(modules: Modules) -> str | None:
                 return f"{path} normalises {len(norm.normalized_shape)} dimensions, not 1"
             if norm.eps != epsilon:
                 return f"{path} has eps {norm.eps}, norm1 {epsilon}"
+    return None
+
+
+def _ownership_obstacle(modules: Modules) -> str | None:
+    # Replicas of torch.nn.DataParallel and flattened parameters of FSDP are plain attributes.
+    for path, _, _ in _PARAMETER_ARGUMENTS:
+        if path in modules:
+            parameters = modules[path]._parameters
+            if "weight" not in parameters or "bias" not in parameters:
+                return f"{path} does not own its weight or bias"
+            if parameters["weight"] is None and type(modules[path]) is nn.Linear:
+                return f"{path} has no weight"
     return None
 
 

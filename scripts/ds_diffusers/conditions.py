@@ -53,6 +53,7 @@ def parameters_obstacle(
     for argument, tensor in parameters.items():
         if (
             type(tensor) not in _PLAIN_TENSORS
+            or tensor.layout != torch.strided
             or tensor.dtype != dtype
             or tensor.device != device
             or not tensor.is_contiguous()
@@ -64,6 +65,8 @@ def parameters_obstacle(
 def _parameter_obstacle(path: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> str:
     if type(tensor) not in _PLAIN_TENSORS:
         return f"{path} is {class_name(tensor)}, not a plain tensor"
+    if tensor.layout != torch.strided:
+        return f"{path} has layout {tensor.layout}, not torch.strided"
     if tensor.dtype != dtype:
         return f"{path} has dtype {tensor.dtype}, hidden_states {dtype}"
     if tensor.device != device:

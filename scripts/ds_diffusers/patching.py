@@ -18,8 +18,8 @@ def patch(model: Any) -> Any:
     A patched block decides at each call: where its modules and the call's arguments allow, it runs fused,
     otherwise as diffusers' own code (`report` says why). Parameters, submodules, names and state_dict stay as
     they are; only the blocks' __class__ changes, to a subclass of the same name. Blocks of any other subclass
-    are left alone, and patching twice does nothing more. Gradients need the original path: run inference
-    under torch.no_grad().
+    are left alone, and patching twice does nothing more. Gradients need the original path: run inference,
+    torch.export and torch.jit.trace under torch.no_grad() or torch.inference_mode().
 
     Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline, RuntimeError where the
     library cannot be loaded (see `load`) or this diffusers release is not known. Warns where there is no

@@ -218,6 +218,7 @@ def test_block_forward_has_none(needed: str, device: torch.device) -> None:
         assert not call(BLOCK_FORWARD, made).requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:Error detected in")
 def test_block_forward_compiled_for_training() -> None:
     torch._dynamo.reset()
     made = block_leaves(torch.device("cpu"), {"hidden_states"})

@@ -4,6 +4,7 @@ fused again."""
 # labels: torch diffusers
 import copy
 import functools
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from unittest import mock
@@ -15,7 +16,7 @@ pytest.importorskip("diffusers")
 
 import diffusers.models.attention_processor as processors
 import ds_diffusers
-from diffusers.models.activations import GELU
+from diffusers.models.activations import GEGLU, GELU
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from helpers.unets import (
     CHANNELS,
@@ -30,7 +31,10 @@ from helpers.unets import (
 )
 from torch import nn
 
-pytestmark = pytest.mark.diffusers
+pytestmark = [
+    pytest.mark.diffusers,
+    pytest.mark.filterwarnings("ignore:.*weight_norm", "ignore:.*batching rule", "ignore:.*torch.jit"),
+]
 
 Change = Callable[[BasicTransformerBlock], object]
 
@@ -100,6 +104,19 @@ def transposed_memory(module: nn.Linear) -> None:
     module.weight = nn.Parameter(module.weight.detach().t().contiguous().t())
 
 
+def as_attribute(module: nn.Module, name: str) -> None:
+    """As in the replicas of torch.nn.DataParallel."""
+    value = getattr(module, name).detach()
+    delattr(module, name)
+    object.__setattr__(module, name, value)
+
+
+def make_sparse(module: nn.Linear) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module.weight = nn.Parameter(module.weight.detach().to_sparse_csr())
+
+
 def norm_over_two_dimensions(block: BasicTransformerBlock) -> None:
     block.norm3 = nn.LayerNorm((10, CHANNELS))
 
@@ -135,6 +152,18 @@ MODULE_CASES: dict[str, tuple[Change, str]] = {
     "transposed_weight": (
         lambda block: transposed_memory(block.attn1.to_out[0]),
         "attn1.to_out.0.weight is not contiguous",
+    ),
+    "weight_that_is_no_parameter": (
+        lambda block: as_attribute(block.attn1.to_q, "weight"),
+        "attn1.to_q does not own its weight or bias",
+    ),
+    "norm_weight_that_is_no_parameter": (
+        lambda block: as_attribute(block.norm2, "weight"),
+        "norm2 does not own its weight or bias",
+    ),
+    "sparse_weight": (
+        lambda block: make_sparse(block.attn2.to_q),
+        "attn2.to_q.weight has layout torch.sparse_csr, not torch.strided",
     ),
     "processor": (
         lambda block: block.attn1.set_processor(processors.AttnProcessor()),
@@ -415,6 +444,10 @@ def test_hooks_on_all_modules() -> None:
         (processors.Attention, "forward"),
         (processors.AttnProcessor2_0, "__call__"),
         (FeedForward, "forward"),
+        (GEGLU, "forward"),
+        (nn.LayerNorm, "forward"),
+        (nn.Linear, "forward"),
+        (nn.Dropout, "forward"),
         (nn.functional, "scaled_dot_product_attention"),
     ],
 )
@@ -430,7 +463,7 @@ def test_replaced_functions(owner: object, name: str) -> None:
         return original(*arguments, **named)
 
     with mock.patch.object(owner, name, replacement):
-        check_original(block, values, "a function that the block is made of was replaced")
+        check_original(block, values, f"{owner.__name__}.{name} was replaced")
     assert len(calls) >= 2
     check_fused(block, values)
 
