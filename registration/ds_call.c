@@ -26,15 +26,19 @@ static int has_layout(const ds_tensor *tensor, ds_argument_layout layout) {
 }
 
 static ds_status describe_input(ds_call *call, int index) {
+  const ds_argument *argument = &call->signature->arguments[index];
   ds_tensor *tensor = &call->tensors[index];
   bool defined = false;
   DS_CHECK(DS_TORCH(aoti_torch_is_defined, (call->inputs[index], &defined)));
-  // None where the schema says Tensor arrives as an undefined tensor.
-  if (!defined)
-    return ds_error(DS_E_NULL, "%s: %s is None, must be a tensor", call->signature->op,
-                    call->signature->arguments[index].name);
+  if (!defined) {
+    // None where the schema says Tensor arrives so, and C++ callers pass it for an optional one's absence.
+    if (!argument->optional)
+      return ds_error(DS_E_NULL, "%s: %s is None, must be a tensor", call->signature->op, argument->name);
+    ds_torch_release(&call->inputs[index]);
+    return DS_OK;
+  }
   DS_CHECK(ds_torch_describe(call->inputs[index], tensor));
-  if (has_layout(tensor, call->signature->arguments[index].layout)) return DS_OK;
+  if (has_layout(tensor, argument->layout)) return DS_OK;
   AtenTensorHandle contiguous = NULL;
   DS_CHECK(ds_aten_contiguous(call->inputs[index], &contiguous));
   ds_torch_release(&call->inputs[index]);
@@ -47,8 +51,8 @@ static ds_status unpack(ds_call *call, const StableIValue *stack, void *argument
     const ds_argument *argument = &call->signature->arguments[i];
     char *field = (char *)arguments + argument->offset;
     if (argument->kind == DS_ARGUMENT_TENSOR) {
+      if (call->inputs[i] != NULL) DS_CHECK(describe_input(call, i));
       const ds_tensor *tensor = call->inputs[i] == NULL ? NULL : &call->tensors[i];
-      if (tensor != NULL) DS_CHECK(describe_input(call, i));
       memcpy(field, &tensor, sizeof tensor);
     } else {
       // Integers and floating-point numbers are 8 bytes wide in the stack's slot as in the struct.
