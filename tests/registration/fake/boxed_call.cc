@@ -64,7 +64,9 @@ StableIValue scalar(const parameter &of, const value *given) {
 StableIValue argument(const parameter &of, const value *given, int32_t device_type, double seed) {
   if (of.type != "Tensor" && of.type != "Tensor?") return scalar(of, given);
   if (given == nullptr) return of.type == "Tensor?" ? 0 : to_slot(new_undefined_tensor());
-  const StableIValue slot = to_slot(make(std::get<tensor_spec>(*given), device_type, seed));
+  const auto *spec = std::get_if<tensor_spec>(given);
+  const StableIValue slot =
+      to_slot(spec == nullptr ? new_undefined_tensor() : make(*spec, device_type, seed));
   return of.type == "Tensor?" ? new_cell(slot) : slot;
 }
 

@@ -22,7 +22,9 @@ struct tensor_spec {
   ds_dtype dtype = DS_FLOAT32;
 };
 
-using value = std::variant<tensor_spec, int64_t, double>;
+struct undefined_tensor {}; // how C++ callers may pass the absence of an optional one
+
+using value = std::variant<tensor_spec, undefined_tensor, int64_t, double>;
 
 // A call: arguments by name. Of those left out, optional tensors are None, scalars their default, and other
 // tensors undefined, which is how torch passes None for them.

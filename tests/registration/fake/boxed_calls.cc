@@ -35,6 +35,7 @@ void add_layer_norm(std::vector<call_spec> &calls) {
   calls.push_back({op, "float16", as(DS_FLOAT16, all), ""});
   calls.push_back({op, "alone", {{"input", tensor({3, 8})}, {"epsilon", 1e-3}}, ""});
   calls.push_back({op, "empty", with(all, {{"input", tensor({0, 8})}}), ""});
+  calls.push_back({op, "undefined_gamma", with(all, {{"gamma", undefined_tensor{}}}), ""});
   calls.push_back({op, "transposed", with(all, {{"input", tensor({2, 3, 8}, layout::transposed)}}), ""});
   calls.push_back(
       {op, "copies",
