@@ -180,6 +180,8 @@ def _matrix_product(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tens
 def _scaled_dot_product_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
+    if query.numel() == 0:  # PyTorch 2.11 returns None for an empty batch on CUDA
+        return torch.empty_like(query)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=0.0, is_causal=False)
 
 
