@@ -1,0 +1,192 @@
+// Every check of block_forward.
+#include "block_case.h"
+#include "plain_services.h"
+#include "wrong_arguments.h"
+
+namespace ds_tests {
+namespace {
+
+// All arguments that there are; 12 channels, 3 heads, contexts of 3 and 4 tokens with 7 features.
+struct block_arguments : block_case {
+  block_arguments()
+      : block_case({.dtype = DS_FLOAT16,
+                    .attn1 = {.context_tokens = 4, .biases = true, .mask_sizes = {2, 5, 4}},
+                    .attn2 = {.context_tokens = 3, .biases = true, .mask_sizes = {2, 3, 5, 3}}}) {}
+};
+
+using wrong = wrong_argument<block_arguments>;
+
+std::function<tensor &(block_arguments &)> argument(const std::string &name) {
+  return [name](block_arguments &a) -> tensor & { return name == "output" ? a.output : a.at(name); };
+}
+
+wrong wrong_shape(const std::string &name, const index_list &shape, const std::string &message) {
+  std::string test = name + "_of_shape";
+  for (const int64_t size : shape) test += "_" + std::to_string(size);
+  return {test,
+          [name, shape](block_arguments &a) {
+            tensor &t = argument(name)(a);
+            t.sizes = shape;
+            t.strides = contiguous_strides(shape);
+          },
+          DS_E_SHAPE, name + " has shape " + message};
+}
+
+wrong wrong_strides(const std::string &name, const index_list &strides, const std::string &message) {
+  return {name + "_of_wrong_strides",
+          [name, strides](block_arguments &a) { argument(name)(a).strides = strides; }, DS_E_STRIDE,
+          name + message};
+}
+
+bool ends_with(const std::string &text, const std::string &end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+std::vector<wrong> wrong_vectors() {
+  std::vector<wrong> all;
+  const auto add = [&](const std::string &name, int64_t size, const std::string &meaning) {
+    const std::string must = ", must be [" + std::to_string(size) + "], " + meaning;
+    all.push_back(wrong_shape(name, {size + 1}, "[" + std::to_string(size + 1) + "]" + must));
+    all.push_back(wrong_shape(name, {1, size}, "[1, " + std::to_string(size) + "]" + must));
+    all.push_back(wrong_strides(name, {2}, " has stride 2, must be contiguous"));
+  };
+  for (const std::string norm : {"norm1", "norm2", "norm3"})
+    for (const std::string what : {"_weight", "_bias"})
+      add(norm + what, 12, "the size of hidden_states' last dimension");
+  for (const std::string attention : {"attn1", "attn2"})
+    for (const std::string what : {"_q_bias", "_k_bias", "_v_bias", "_out_bias"})
+      add(attention + what, 12, "the number of rows of its weight");
+  add("ff_in_bias", 20, "the number of rows of its weight");
+  add("ff_out_bias", 12, "the number of rows of its weight");
+  return all;
+}
+
+std::vector<wrong> wrong_matrices() {
+  std::vector<wrong> all;
+  const std::string stride = " has stride 2 in its last dimension, must be 1";
+  const std::string any_rows = ", must be [N, 12], with hidden_states' last dimension";
+  for (const std::string name : {"attn1_q_weight", "attn2_q_weight", "ff_in_weight"}) {
+    all.push_back(wrong_shape(name, {12, 11}, "[12, 11]" + any_rows));
+    all.push_back(wrong_shape(name, {12}, "[12]" + any_rows));
+    all.push_back(wrong_shape(name, {0, 12}, "[0, 12]" + any_rows));
+    all.push_back(wrong_shape(name, {12, 12, 1}, "[12, 12, 1]" + any_rows));
+    all.push_back(wrong_strides(name, {24, 2}, stride));
+  }
+  all.push_back(wrong_shape("ff_in_weight", {19, 12}, "[19, 12], must be of an even number of rows"));
+  for (const std::string attention : {"attn1", "attn2"}) {
+    for (const std::string &name : {attention + "_k_weight", attention + "_v_weight"}) {
+      const std::string must = ", must be [12, 7], [rows of q_weight, features of the context]";
+      all.push_back(wrong_shape(name, {12, 12}, "[12, 12]" + must));
+      all.push_back(wrong_shape(name, {11, 7}, "[11, 7]" + must));
+      all.push_back(wrong_shape(name, {84}, "[84]" + must));
+      all.push_back(wrong_strides(name, {14, 2}, stride));
+    }
+    const std::string must = ", must be [12, 12], [channels of hidden_states, rows of q_weight]";
+    all.push_back(wrong_shape(attention + "_out_weight", {11, 12}, "[11, 12]" + must));
+    all.push_back(wrong_shape(attention + "_out_weight", {12, 13}, "[12, 13]" + must));
+    all.push_back(
+        wrong_strides(attention + "_out_weight", {1, 12}, " has stride 12 in its last dimension, must be 1"));
+  }
+  all.push_back(
+      wrong_shape("ff_out_weight", {12, 20},
+                  "[12, 20], must be [12, 10], [channels of hidden_states, half the rows of ff_in_weight]"));
+  return all;
+}
+
+std::vector<wrong> wrong_contexts_and_masks() {
+  std::vector<wrong> all;
+  for (const std::string attention : {"attn1", "attn2"}) {
+    const std::string context = attention + "_context", mask = attention + "_mask";
+    const std::string tokens = attention == "attn1" ? "4" : "3";
+    const std::string like_x = ", must be [2, T, K], with hidden_states' first dimension";
+    all.push_back(wrong_shape(context, {1, 3, 7}, "[1, 3, 7]" + like_x));
+    all.push_back(wrong_shape(context, {3, 7}, "[3, 7]" + like_x));
+    all.push_back(
+        wrong_strides(context, {100, 1, 10},
+                      " has irregular strides, must have its rows at one stride and a contiguous last "
+                      "dimension"));
+    const std::string fits =
+        ", must be [2 or 1, 5 or 1, " + tokens + "], or rank 4 with 3 or 1 heads as second dimension";
+    for (const auto &[shape, text] : {std::pair<index_list, std::string>{{5}, "[5]"},
+                                      {{5, 5}, "[5, 5]"},
+                                      {{3, 5, 5}, "[3, 5, 5]"},
+                                      {{2, 4, 3}, "[2, 4, 3]"},
+                                      {{2, 5, 1}, "[2, 5, 1]"},
+                                      {{2, 2, 5, 4}, "[2, 2, 5, 4]"},
+                                      {{2, 3, 5, 4, 1}, "[2, 3, 5, 4, 1]"},
+                                      {{2, 0, 5}, "[2, 0, 5]"}})
+      all.push_back(wrong_shape(mask, shape, text + fits));
+  }
+  return all;
+}
+
+std::vector<wrong> wrong_others() {
+  std::vector<wrong> all;
+  const std::string three = ", must be [B, S, C] with C of 1 or more";
+  all.push_back(wrong_shape("hidden_states", {10, 12}, "[10, 12]" + three));
+  all.push_back(wrong_shape("hidden_states", {2, 5, 0}, "[2, 5, 0]" + three));
+  all.push_back(wrong_shape("hidden_states", {2, 5, 3, 4}, "[2, 5, 3, 4]" + three));
+  all.push_back(wrong_shape("output", {2, 5, 11}, "[2, 5, 11], must be [2, 5, 12]"));
+  all.push_back(wrong_shape("output", {10, 12}, "[10, 12], must be [2, 5, 12]"));
+  all.push_back(wrong_strides("output", {60, 1, 5}, " is not contiguous, must be contiguous"));
+  for (const int64_t heads : {0, -1, 5, 24})
+    all.push_back({"heads_" + std::to_string(all.size()), [heads](block_arguments &a) { a.heads = heads; },
+                   DS_E_VALUE,
+                   "heads is " + std::to_string(heads) +
+                       ", must be a divisor of 12, the number of rows of attn1_q_weight"});
+  all.push_back({"norm_epsilon", [](block_arguments &a) { a.epsilon = -1; }, DS_E_VALUE,
+                 "norm_epsilon is -1, must be finite and not negative"});
+  all.push_back({"activation_type", [](block_arguments &a) { a.activation_type = 1; }, DS_E_VALUE,
+                 "activation_type is 1, must be 3 (GATED_GELU) or 4 (GATED_SILU)"});
+  return all;
+}
+
+// What is left of a second attention whose queries' weight is missing, each alone.
+std::vector<wrong> left_overs() {
+  std::vector<wrong> all;
+  const std::vector<std::string> names = {"context",  "mask",   "q_bias",     "k_weight", "k_bias",
+                                          "v_weight", "v_bias", "out_weight", "out_bias"};
+  for (const std::string &name : names)
+    all.push_back({"attn2_" + name + "_left_over",
+                   [names, name](block_arguments &a) {
+                     a.at("attn2_q_weight").given = false;
+                     for (const std::string &other : names) a.at("attn2_" + other).given = other == name;
+                   },
+                   DS_E_NULL, "attn2_" + name + " is given, must be None where attn2_q_weight is None"});
+  return all;
+}
+
+std::vector<wrong> all_wrong() {
+  std::vector<wrong> all;
+  std::vector<std::string> names = block_arguments().names();
+  names.push_back("output");
+  for (const std::string &name : names) {
+    const bool required =
+        name == "hidden_states" || name == "output" ||
+        (ends_with(name, "_weight") && name.compare(0, 4, "norm") != 0 && name != "attn2_q_weight");
+    append(all, wrong_tensor<block_arguments>(name, argument(name), required, "hidden_states"));
+  }
+  append(all, wrong_vectors());
+  append(all, wrong_matrices());
+  append(all, wrong_contexts_and_masks());
+  append(all, wrong_others());
+  append(all, left_overs());
+  return all;
+}
+
+class BlockArguments : public testing::TestWithParam<wrong> {};
+
+INSTANTIATE_TEST_SUITE_P(Wrong, BlockArguments, testing::ValuesIn(all_wrong()),
+                         name_of_wrong_argument<block_arguments>);
+
+TEST_P(BlockArguments, AreRefused) {
+  block_arguments a;
+  plain_services services(true);
+  GetParam().spoil(a);
+  expect_refusal("block_forward", a.call(nullptr, &services.table), GetParam().status, GetParam().message);
+  EXPECT_EQ(services.calls, 0);
+  a.output.expect_untouched();
+}
+
+} // namespace
+} // namespace ds_tests

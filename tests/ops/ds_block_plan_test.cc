@@ -1,0 +1,80 @@
+// What block_forward asks of its services: how many products, of what sizes, and memory once.
+#include "block_case.h"
+#include "plain_services.h"
+#include <tuple>
+
+namespace ds_tests {
+namespace {
+
+// (rows, in_features, out_features) of each product of a call.
+std::vector<std::tuple<int64_t, int64_t, int64_t>> products(const block_options &options,
+                                                            bool adds_residual = true) {
+  block_case block(options);
+  plain_services services(adds_residual);
+  EXPECT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
+  EXPECT_EQ(services.allocations, 1);
+  std::vector<std::tuple<int64_t, int64_t, int64_t>> all;
+  for (const ds_linear_params &linear : services.linears)
+    all.emplace_back(linear.rows, linear.in_features, linear.out_features);
+  return all;
+}
+
+using shapes = std::vector<std::tuple<int64_t, int64_t, int64_t>>;
+
+const std::tuple<int64_t, int64_t, int64_t> out = {10, 12, 12}, ff_in = {10, 12, 20}, ff_out = {10, 10, 12};
+
+TEST(BlockPlan, SeparateWeightsAreSeparateProducts) {
+  EXPECT_EQ(products({.attn2 = {.present = false}}),
+            (shapes{{10, 12, 12}, {10, 12, 12}, {10, 12, 12}, out, ff_in, ff_out}));
+}
+
+TEST(BlockPlan, AdjacentWeightsOfSelfAttentionAreOneProduct) {
+  for (const bool biases : {false, true})
+    EXPECT_EQ(
+        products({.attn1 = {.biases = biases, .neighbours = adjacency::all}, .attn2 = {.present = false}}),
+        (shapes{{10, 12, 36}, out, ff_in, ff_out}));
+}
+
+TEST(BlockPlan, AdjacentKeysAndValuesAreOneProduct) {
+  EXPECT_EQ(products({.attn1 = {.neighbours = adjacency::key_value}, .attn2 = {.present = false}}),
+            (shapes{{10, 12, 12}, {10, 12, 24}, out, ff_in, ff_out}));
+}
+
+TEST(BlockPlan, QueriesNeverJoinKeysOfAContext) {
+  // 12 features, so that the weights of queries and keys would fit each other.
+  EXPECT_EQ(products({.attn1 = {.context_tokens = 3, .context_features = 12, .neighbours = adjacency::all},
+                      .attn2 = {.present = false}}),
+            (shapes{{10, 12, 12}, {6, 12, 24}, out, ff_in, ff_out}));
+}
+
+TEST(BlockPlan, BiasesApartKeepWeightsApart) {
+  EXPECT_EQ(products({.attn1 = {.biases = true, .neighbours = adjacency::weights_but_not_biases},
+                      .attn2 = {.present = false}})
+                .size(),
+            6u);
+}
+
+TEST(BlockPlan, ResidualsGoToAServiceThatAddsThem) {
+  for (const bool adds_residual : {false, true}) {
+    block_case block({});
+    plain_services services(adds_residual);
+    ASSERT_EQ(block.call(nullptr, &services.table), DS_OK);
+    int with_residual = 0;
+    for (const ds_linear_params &linear : services.linears) with_residual += linear.residual != nullptr;
+    EXPECT_EQ(with_residual, adds_residual ? 3 : 0);
+  }
+}
+
+TEST(BlockPlan, HeadsAreViewsOfTheProduct) {
+  block_case block({.attn1 = {.neighbours = adjacency::all}, .attn2 = {.present = false}});
+  plain_services services(true);
+  ASSERT_EQ(block.call(nullptr, &services.table), DS_OK);
+  const ds_attention_params &attention = services.attentions.at(0);
+  for (const int64_t *strides : {attention.query_strides, attention.key_strides, attention.value_strides})
+    EXPECT_EQ(index_list(strides, strides + 3), (index_list{5 * 36, 36, 4}));
+  EXPECT_EQ(static_cast<const float *>(attention.key) - static_cast<const float *>(attention.query), 12);
+  EXPECT_EQ(static_cast<const float *>(attention.value) - static_cast<const float *>(attention.key), 12);
+}
+
+} // namespace
+} // namespace ds_tests

@@ -1,0 +1,122 @@
+// BasicTransformerBlock in float64, one batch entry after the other, written from its definition.
+#ifndef DS_TESTS_BLOCK_REFERENCE_H
+#define DS_TESTS_BLOCK_REFERENCE_H
+
+#include "block_case.h"
+
+namespace ds_tests {
+
+using grid = std::vector<std::vector<double>>; // [row][column]
+
+class block_reference {
+public:
+  explicit block_reference(block_case &arguments) : block_(arguments) {}
+
+  // [tokens][channels] of one batch entry.
+  grid operator()(int64_t batch) {
+    grid x = read("hidden_states", batch);
+    x = plus(x, attention("attn1", norm("norm1", x), batch));
+    if (block_.has("attn2_q_weight")) x = plus(x, attention("attn2", norm("norm2", x), batch));
+    return plus(x, feed_forward(norm("norm3", x)));
+  }
+
+private:
+  grid read(const std::string &name, int64_t batch) {
+    tensor &t = block_.at(name);
+    grid result(static_cast<size_t>(t.sizes[1]), std::vector<double>(static_cast<size_t>(t.sizes[2])));
+    for (size_t row = 0; row < result.size(); row++)
+      for (size_t col = 0; col < result[row].size(); col++)
+        result[row][col] = t.at({batch, static_cast<int64_t>(row), static_cast<int64_t>(col)});
+    return result;
+  }
+
+  double vector_at(const std::string &name, size_t index, double otherwise) {
+    return block_.has(name) ? block_.at(name).at({static_cast<int64_t>(index)}) : otherwise;
+  }
+
+  static grid plus(grid a, const grid &b) {
+    for (size_t row = 0; row < a.size(); row++)
+      for (size_t col = 0; col < a[row].size(); col++) a[row][col] += b[row][col];
+    return a;
+  }
+
+  grid norm(const std::string &name, grid x) {
+    for (std::vector<double> &row : x) {
+      const auto count = static_cast<double>(row.size());
+      double mean = 0, variance = 0;
+      for (const double value : row) mean += value / count;
+      for (const double value : row) variance += (value - mean) * (value - mean) / count;
+      for (size_t col = 0; col < row.size(); col++)
+        row[col] =
+            (row[col] - mean) / std::sqrt(variance + block_.epsilon) * vector_at(name + "_weight", col, 1.0) +
+            vector_at(name + "_bias", col, 0.0);
+    }
+    return x;
+  }
+
+  grid linear(const std::string &name, const grid &x) {
+    tensor &weight = block_.at(name + "_weight");
+    grid result(x.size(), std::vector<double>(static_cast<size_t>(weight.sizes[0])));
+    for (size_t row = 0; row < x.size(); row++)
+      for (size_t out = 0; out < result[row].size(); out++) {
+        result[row][out] = vector_at(name + "_bias", out, 0.0);
+        for (size_t in = 0; in < x[row].size(); in++)
+          result[row][out] += x[row][in] * weight.at({static_cast<int64_t>(out), static_cast<int64_t>(in)});
+      }
+    return result;
+  }
+
+  double mask_at(const std::string &name, int64_t batch, int64_t head, int64_t query, int64_t key) {
+    if (!block_.has(name)) return 0.0;
+    tensor &mask = block_.at(name);
+    index_list index = {batch, head, query, key};
+    if (mask.sizes.size() == 3) index.erase(index.begin() + 1);
+    for (size_t i = 0; i < index.size(); i++)
+      if (mask.sizes[i] == 1) index[i] = 0;
+    return mask.at(index);
+  }
+
+  grid attention(const std::string &name, const grid &x, int64_t batch) {
+    const grid source = block_.has(name + "_context") ? read(name + "_context", batch) : x;
+    const grid q = linear(name + "_q", x), k = linear(name + "_k", source), v = linear(name + "_v", source);
+    const auto size = static_cast<size_t>(block_.options.head_size);
+    grid together(x.size(), std::vector<double>(q[0].size()));
+    for (size_t head = 0; head < static_cast<size_t>(block_.options.heads); head++)
+      for (size_t query = 0; query < q.size(); query++) {
+        std::vector<double> weights(k.size());
+        double total = 0;
+        for (size_t key = 0; key < k.size(); key++) {
+          double score = 0;
+          for (size_t i = head * size; i < (head + 1) * size; i++) score += q[query][i] * k[key][i];
+          score = score / std::sqrt(static_cast<double>(size)) +
+                  mask_at(name + "_mask", batch, static_cast<int64_t>(head), static_cast<int64_t>(query),
+                          static_cast<int64_t>(key));
+          total += weights[key] = std::exp(score);
+        }
+        for (size_t key = 0; key < k.size(); key++)
+          for (size_t i = head * size; i < (head + 1) * size; i++)
+            together[query][i] += weights[key] / total * v[key][i];
+      }
+    return linear(name + "_out", together);
+  }
+
+  grid feed_forward(const grid &x) {
+    const grid hidden = linear("ff_in", x);
+    const auto inner = static_cast<size_t>(block_.options.ff_inner);
+    grid gated(x.size(), std::vector<double>(inner));
+    for (size_t row = 0; row < x.size(); row++)
+      for (size_t col = 0; col < inner; col++) {
+        const double gate = hidden[row][inner + col];
+        const double activated = block_.activation_type == 4 ? gate / (1 + std::exp(-gate))
+                                                             : gate * 0.5 * std::erfc(-gate / std::sqrt(2.0));
+        gated[row][col] = hidden[row][col] * activated;
+      }
+    return linear("ff_out", gated);
+  }
+
+  block_case &block_;
+};
+
+} // namespace ds_tests
+
+#endif

@@ -1,0 +1,142 @@
+// The services of block_forward in plain C++: slow, exact, and suspicious of the block.
+#ifndef DS_TESTS_PLAIN_SERVICES_H
+#define DS_TESTS_PLAIN_SERVICES_H
+
+#include "ds_services.h"
+#include "float_format.h"
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+namespace ds_tests {
+
+class plain_services {
+public:
+  explicit plain_services(bool adds_residual) {
+    table = {this, allocate, linear, adds_residual ? 1 : 0, attention};
+  }
+  plain_services(const plain_services &) = delete;
+  plain_services &operator=(const plain_services &) = delete;
+
+  ds_services table;
+  int fail_at = 0; // the number of the call, of any service, that fails; 0: none
+  int calls = 0;
+  int allocations = 0;
+  std::vector<ds_linear_params> linears;
+  std::vector<ds_attention_params> attentions;
+
+private:
+  struct release {
+    void operator()(void *memory) const { std::free(memory); }
+  };
+  using owned = std::unique_ptr<void, release>;
+
+  // Memory of exactly `bytes`, so that a sanitizer sees a step past it; full of NaN, so that a result shows
+  // whether anything was read before it was written.
+  static owned memory_of(size_t bytes) {
+    void *memory = nullptr;
+    if (posix_memalign(&memory, 256, bytes) != 0) return nullptr;
+    std::memset(memory, 0xff, bytes);
+    return owned(memory);
+  }
+
+  ds_status count() {
+    if (++calls == fail_at) return ds_error(DS_E_SERVICE, "service call %d fails", calls);
+    return DS_OK;
+  }
+
+  static ds_status allocate(void *host, size_t bytes, void **memory) {
+    auto *self = static_cast<plain_services *>(host);
+    DS_CHECK(self->count());
+    self->allocations++;
+    self->scratch_ = memory_of(bytes);
+    if (bytes == 0 || self->scratch_ == nullptr)
+      return ds_error(DS_E_MEMORY, "%zu bytes were asked for", bytes);
+    *memory = self->scratch_.get();
+    return DS_OK;
+  }
+
+  static ds_status linear(void *host, const ds_linear_params *p) {
+    auto *self = static_cast<plain_services *>(host);
+    DS_CHECK(self->count());
+    self->linears.push_back(*p);
+    if (p->residual != nullptr && !self->table.linear_adds_residual)
+      return ds_error(DS_E_VALUE, "a residual was given to a service that adds none");
+    const auto bytes = static_cast<int64_t>(ds_dtype_bytes(p->dtype));
+    const auto read = [&](const void *data, int64_t offset) {
+      return read_element(p->dtype, static_cast<const char *>(data) + offset * bytes);
+    };
+    for (int64_t row = 0; row < p->rows; row++)
+      for (int64_t out = 0; out < p->out_features; out++) {
+        double sum = p->bias == nullptr ? 0.0 : read(p->bias, out);
+        if (p->residual != nullptr) sum += read(p->residual, row * p->residual_row_stride + out);
+        for (int64_t in = 0; in < p->in_features; in++)
+          sum += read(p->input, row * p->input_row_stride + in) *
+                 read(p->weight, out * p->weight_row_stride + in);
+        write_element(p->dtype, static_cast<char *>(p->output) + (row * p->output_row_stride + out) * bytes,
+                      sum);
+      }
+    return DS_OK;
+  }
+
+  static ds_status attention(void *host, const ds_attention_params *p, const void **result) {
+    auto *self = static_cast<plain_services *>(host);
+    DS_CHECK(self->count());
+    self->attentions.push_back(*p);
+    const auto bytes = static_cast<int64_t>(ds_dtype_bytes(p->dtype));
+    const int64_t elements = p->batch * p->query_tokens * p->heads * p->head_size;
+    self->attended_ = memory_of(static_cast<size_t>(elements * bytes)); // the last call's result ends here
+    for (int64_t batch = 0; batch < p->batch; batch++)
+      for (int64_t head = 0; head < p->heads; head++)
+        for (int64_t token = 0; token < p->query_tokens; token++) {
+          const std::vector<double> sum = attend(*p, batch, head, token);
+          const int64_t start = ((batch * p->query_tokens + token) * p->heads + head) * p->head_size;
+          for (int64_t i = 0; i < p->head_size; i++)
+            write_element(p->dtype, static_cast<char *>(self->attended_.get()) + (start + i) * bytes,
+                          sum[static_cast<size_t>(i)]);
+        }
+    *result = self->attended_.get();
+    return DS_OK;
+  }
+
+  static double read_at(const ds_attention_params &p, const void *data, const int64_t *strides, int64_t batch,
+                        int64_t token, int64_t head, int64_t i) {
+    const int64_t offset = batch * strides[0] + token * strides[1] + head * strides[2] + i;
+    return read_element(p.dtype, static_cast<const char *>(data) +
+                                     offset * static_cast<int64_t>(ds_dtype_bytes(p.dtype)));
+  }
+
+  static double mask_at(const ds_attention_params &p, const int64_t (&index)[4]) {
+    if (p.mask == nullptr) return 0.0;
+    int64_t offset = 0;
+    for (int i = 0; i < 4; i++) offset += (p.mask_sizes[i] == 1 ? 0 : index[i]) * p.mask_strides[i];
+    return read_element(p.dtype, static_cast<const char *>(p.mask) +
+                                     offset * static_cast<int64_t>(ds_dtype_bytes(p.dtype)));
+  }
+
+  static std::vector<double> attend(const ds_attention_params &p, int64_t batch, int64_t head,
+                                    int64_t token) {
+    std::vector<double> weights(static_cast<size_t>(p.key_tokens));
+    double total = 0;
+    for (int64_t key = 0; key < p.key_tokens; key++) {
+      double score = 0;
+      for (int64_t i = 0; i < p.head_size; i++)
+        score += read_at(p, p.query, p.query_strides, batch, token, head, i) *
+                 read_at(p, p.key, p.key_strides, batch, key, head, i);
+      score = score / std::sqrt(static_cast<double>(p.head_size)) + mask_at(p, {batch, head, token, key});
+      total += weights[static_cast<size_t>(key)] = std::exp(score);
+    }
+    std::vector<double> sum(static_cast<size_t>(p.head_size), 0.0);
+    for (int64_t key = 0; key < p.key_tokens; key++)
+      for (int64_t i = 0; i < p.head_size; i++)
+        sum[static_cast<size_t>(i)] += weights[static_cast<size_t>(key)] / total *
+                                       read_at(p, p.value, p.value_strides, batch, key, head, i);
+    return sum;
+  }
+
+  owned scratch_, attended_;
+};
+
+} // namespace ds_tests
+
+#endif
