@@ -74,10 +74,6 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-__device__ bool runs_over_rows(const ds_rows &view) {
-  return view.strides[view.dims - 1] < view.col_stride;
-}
-
 template <typename T>
 __global__ void __launch_bounds__(DS_TILE_THREADS)
     bias_add_tile_kernel(const __grid_constant__ ds_bias_add_params params, ds_origin origin) {
@@ -88,16 +84,16 @@ __global__ void __launch_bounds__(DS_TILE_THREADS)
   ds_locate_tile_rows(tile, params.other, other_rows);
   ds_locate_tile_rows(tile, params.output, output_rows);
   __syncthreads();
-  ds_read_tile<T, false>(tile, params.input, input_rows, runs_over_rows(params.input),
+  ds_read_tile<T, false>(tile, params.input, input_rows, ds_rows_are_closer(params.input),
                          static_cast<const T *>(params.bias), values);
   if (params.other.data != NULL) {
     __syncthreads();
-    ds_read_tile<T, true>(tile, params.other, other_rows, runs_over_rows(params.other),
+    ds_read_tile<T, true>(tile, params.other, other_rows, ds_rows_are_closer(params.other),
                           static_cast<const T *>(params.other_bias), values);
   }
   __syncthreads();
   T *const output = static_cast<T *>(params.output.data) + tile.first_col * params.output.col_stride;
-  ds_visit_tile(tile, runs_over_rows(params.output), [&](int row, int col) {
+  ds_visit_tile(tile, ds_rows_are_closer(params.output), [&](int row, int col) {
     ds_round(values[row][col], output + output_rows.offsets[row] + col * params.output.col_stride);
   });
 }
@@ -109,8 +105,7 @@ bool is_exchangeable(const ds_bias_add_params &params) {
   const ds_rows *const views[] = {&params.input, &params.other, &params.output};
   const int64_t inner = params.input.sizes[params.input.dims - 1];
   for (const ds_rows *view : views)
-    if (view->data != NULL && (view->sizes[view->dims - 1] != inner ||
-                               !ds_rows_are_closer(*view, params.rows, params.cols)))
+    if (view->data != NULL && (view->sizes[view->dims - 1] != inner || !ds_rows_are_closer(*view)))
       return false;
   return true;
 }
@@ -153,8 +148,8 @@ ds_status launch_elements(const bias_add_problem &problem, void *stream) {
 template <typename T>
 ds_status launch_along_columns(const bias_add_problem &problem, void *stream) {
   const ds_bias_add_params &params = problem.params;
-  const bool biases = problem.bias_row_period != 0 ||
-                      (ds_is_aligned(params.bias) && ds_is_aligned(params.other_bias));
+  const bool biases =
+      problem.bias_row_period != 0 || (ds_is_aligned(params.bias) && ds_is_aligned(params.other_bias));
   const bool vectors = biases && params.cols % ds_vector_width<T> == 0 &&
                        ds_is_aligned(params.input, sizeof(T)) && ds_is_aligned(params.other, sizeof(T)) &&
                        ds_is_aligned(params.output, sizeof(T));
@@ -165,11 +160,10 @@ ds_status launch_along_columns(const bias_add_problem &problem, void *stream) {
 template <typename T>
 ds_status launch(const ds_bias_add_params &params, void *stream) {
   if (is_exchangeable(params)) return launch_along_columns<T>(exchange_directions(params), stream);
-  if (ds_rows_are_closer(params.input, params.rows, params.cols) ||
-      ds_rows_are_closer(params.other, params.rows, params.cols) ||
-      ds_rows_are_closer(params.output, params.rows, params.cols))
-    return ds_launch_blocks("bias_add", bias_add_tile_kernel<T>, ds_plan_tiles(params.rows, params.cols), stream,
-                            params);
+  if (ds_rows_are_closer(params.input) || ds_rows_are_closer(params.other) ||
+      ds_rows_are_closer(params.output))
+    return ds_launch_blocks("bias_add", bias_add_tile_kernel<T>, ds_plan_tiles(params.rows, params.cols),
+                            stream, params);
   return launch_along_columns<T>({params, 0}, stream);
 }
 

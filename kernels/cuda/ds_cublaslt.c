@@ -26,8 +26,9 @@ static ds_status find_functions(void *file, ds_cublaslt *functions) {
 #define DS_CUBLASLT_FIND(name)                                                                               \
   functions->name = (__typeof__(name) *)(uintptr_t)dlsym(file, #name);                                       \
   if (functions->name == NULL)                                                                               \
-    return ds_error(DS_E_UNSUPPORTED, "the cuBLASLt library lacks the function %s; install the one of CUDA " \
-                                      "12 or 13",                                                            \
+    return ds_error(DS_E_UNSUPPORTED,                                                                        \
+                    "the cuBLASLt library lacks the function %s; install the one of CUDA "                   \
+                    "12 or 13",                                                                              \
                     #name);
   DS_CUBLASLT_FUNCTIONS(DS_CUBLASLT_FIND)
 #undef DS_CUBLASLT_FIND

@@ -1,6 +1,6 @@
 // cuBLASLt without linking to it: the one that the process has already loaded (PyTorch brings its own), found
-// by its soname, so that one binary serves CUDA 12 and 13. Only types, enumerators and functions are used that
-// both have alike.
+// by its soname, so that one binary serves CUDA 12 and 13. Only types, enumerators and functions are used
+// that both have alike.
 #ifndef DS_CUBLASLT_H
 #define DS_CUBLASLT_H
 

@@ -25,7 +25,8 @@ ds_status ds_launch(const char *op, void (*kernel)(Parameters...), dim3 grid, di
   return error == cudaSuccess ? DS_OK : ds_launch_error(op, error);
 }
 
-// A block gets more than 48 KB, static shared memory included, only after the kernel was allowed to ask for it.
+// A block gets more than 48 KB, static shared memory included, only after the kernel was allowed to ask for
+// it.
 template <typename... Parameters>
 ds_status ds_allow_shared_bytes(const char *op, void (*kernel)(Parameters...), size_t shared_bytes) {
   if (shared_bytes <= 32 << 10) return DS_OK;
@@ -59,13 +60,14 @@ struct ds_origin {
 };
 
 // Launches kernel(params, origin), more than once only where the hardware's limits of blocks require it. So
-// kernels need no loop over rows: what does not depend on the row would be moved out of such a loop, into more
-// registers than there are.
+// kernels need no loop over rows: what does not depend on the row would be moved out of such a loop, into
+// more registers than there are.
 template <typename Params>
 ds_status ds_launch_blocks(const char *op, void (*kernel)(Params, ds_origin), const ds_blocks &blocks,
                            void *stream, const Params &params) {
   constexpr int64_t most_x = INT32_MAX, most_y = 65535;
-  const int64_t x = ds_ceil_div(blocks.rows, blocks.block_rows), y = ds_ceil_div(blocks.cols, blocks.block_cols);
+  const int64_t x = ds_ceil_div(blocks.rows, blocks.block_rows),
+                y = ds_ceil_div(blocks.cols, blocks.block_cols);
   for (int64_t first_x = 0; first_x < x; first_x += most_x)
     for (int64_t first_y = 0; first_y < y; first_y += most_y) {
       const dim3 grid((unsigned)ds_min(x - first_x, most_x), (unsigned)ds_min(y - first_y, most_y));
@@ -89,8 +91,8 @@ static inline bool ds_is_aligned(const ds_rows &view, size_t element_bytes) {
 
 // Whether neighbouring rows lie closer together than neighbouring columns, so that a warp should run over
 // rows: an NCHW-contiguous tensor seen as [pixels, channels].
-static inline bool ds_rows_are_closer(const ds_rows &view, int64_t rows, int64_t cols) {
-  return view.data != NULL && rows > 1 && cols > 1 && view.strides[view.dims - 1] < view.col_stride;
+__host__ __device__ static inline bool ds_rows_are_closer(const ds_rows &view) {
+  return view.data != NULL && view.col_stride > 1 && view.strides[view.dims - 1] < view.col_stride;
 }
 
 // Blocks for kernels that work on each element alone: threads are block.x columns wide and block.y rows high,

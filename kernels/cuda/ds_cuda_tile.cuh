@@ -56,8 +56,8 @@ __device__ inline void ds_visit_tile(const ds_tile &tile, bool over_rows, F visi
 
 // Sets or adds an operand's elements plus its bias, of which a NULL is left out.
 template <typename T, bool ADD>
-__device__ void ds_read_tile(const ds_tile &tile, const ds_rows &view, const ds_tile_rows &rows, bool over_rows,
-                             const T *bias, ds_tile_values &values) {
+__device__ void ds_read_tile(const ds_tile &tile, const ds_rows &view, const ds_tile_rows &rows,
+                             bool over_rows, const T *bias, ds_tile_values &values) {
   const T *const data = static_cast<const T *>(view.data) + tile.first_col * view.col_stride;
   ds_visit_tile(tile, over_rows, [&](int row, int col) {
     float value = ds_to_float(__ldg(data + rows.offsets[row] + col * view.col_stride));

@@ -64,7 +64,8 @@ __global__ void __launch_bounds__(256)
 
 template <typename T>
 __global__ void __launch_bounds__(DS_TILE_THREADS)
-    gated_activation_tile_kernel(const __grid_constant__ ds_gated_activation_params params, ds_origin origin) {
+    gated_activation_tile_kernel(const __grid_constant__ ds_gated_activation_params params,
+                                 ds_origin origin) {
   __shared__ ds_tile_values values, gates;
   __shared__ ds_tile_rows rows;
   const T *const bias = static_cast<const T *>(params.bias);
@@ -92,7 +93,7 @@ ds_status launch_elements(const ds_gated_activation_params &params, void *stream
 
 template <typename T>
 ds_status launch(const ds_gated_activation_params &params, void *stream) {
-  if (ds_rows_are_closer(params.input, params.rows, 2 * params.cols))
+  if (ds_rows_are_closer(params.input))
     return ds_launch_blocks("gated_activation", gated_activation_tile_kernel<T>,
                             ds_plan_tiles(params.rows, params.cols), stream, params);
   const bool vectors = params.cols % ds_vector_width<T> == 0 && ds_is_aligned(params.input, sizeof(T)) &&

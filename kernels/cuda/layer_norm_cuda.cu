@@ -39,8 +39,8 @@ __device__ float mean_of(float sum, float cols, float inverse_cols) {
   return fmaf(fmaf(-quotient, cols, sum), inverse_cols, quotient);
 }
 
-// Threads (in x) and rows (in y) of a block in which a row has at least `wanted` threads, up to `most`: a power
-// of two below a warp, so that its sum is one of neighbouring lanes, or full warps of a single row.
+// Threads (in x) and rows (in y) of a block in which a row has at least `wanted` threads, up to `most`: a
+// power of two below a warp, so that its sum is one of neighbouring lanes, or full warps of a single row.
 dim3 row_block(int64_t wanted, int64_t most) {
   constexpr unsigned small_block_threads = 128;
   if (wanted > DS_WARP) return dim3((unsigned)ds_min(ds_ceil_div(wanted, DS_WARP) * DS_WARP, most));
@@ -49,8 +49,8 @@ dim3 row_block(int64_t wanted, int64_t most) {
   return dim3(x, small_block_threads / x);
 }
 
-// The row of this thread in such a block. Threads past the last row keep to it, as whole warps take part in the
-// sums, but are not `inside`: they store nothing.
+// The row of this thread in such a block. Threads past the last row keep to it, as whole warps take part in
+// the sums, but are not `inside`: they store nothing.
 struct block_row {
   int64_t row;
   bool inside;
@@ -68,8 +68,8 @@ struct block_row {
 constexpr int VECTOR_ITEMS = 5;
 constexpr int VECTOR_MAX_THREADS = 512; // up to 128 registers each
 
-// What a thread holds of a row: `count` vectors, `step` columns apart from `first` on. Indices into values are
-// compile-time constants, so that they stay in registers.
+// What a thread holds of a row: `count` vectors, `step` columns apart from `first` on. Indices into values
+// are compile-time constants, so that they stay in registers.
 template <typename T>
 struct row_vectors {
   static constexpr int width = ds_vector_width<T>;
@@ -180,7 +180,8 @@ bool allows_vectors(const ds_layer_norm_params &params) {
 
 template <typename T>
 ds_status launch_vectors(const ds_layer_norm_params &params, void *stream) {
-  const dim3 block = row_block(ds_ceil_div(params.cols, VECTOR_ITEMS * ds_vector_width<T>), VECTOR_MAX_THREADS);
+  const dim3 block =
+      row_block(ds_ceil_div(params.cols, VECTOR_ITEMS * ds_vector_width<T>), VECTOR_MAX_THREADS);
   const ds_blocks blocks = {params.rows, 1, block.y, 1, block, 0};
   return ds_launch_blocks(op, layer_norm_vectors_kernel<T>, blocks, stream, params);
 }
@@ -190,7 +191,8 @@ ds_status launch_vectors(const ds_layer_norm_params &params, void *stream) {
 // Sets or adds `cols` elements at `address` to sums: of these, columns first, first + step, … are this
 // thread's. BATCH loads are issued together; past the last column, it is read again.
 template <typename T, int BATCH, bool ADD>
-__device__ void read_columns(float *sums, const T *address, int64_t col_stride, int cols, int first, int step) {
+__device__ void read_columns(float *sums, const T *address, int64_t col_stride, int cols, int first,
+                             int step) {
   for (int col = first; col < cols; col += BATCH * step) {
     T loaded[BATCH];
 #pragma unroll
@@ -206,17 +208,18 @@ __device__ void read_columns(float *sums, const T *address, int64_t col_stride, 
 
 // sums = input + bias + residual, for `cols` columns from `begin` on.
 template <typename T, int BATCH>
-__device__ void read_sums(float *sums, const row_operands<T> &row, int64_t begin, int cols, int first, int step) {
-  read_columns<T, BATCH, false>(sums, row.input + begin * row.input_col_stride, row.input_col_stride, cols, first,
-                                step);
+__device__ void read_sums(float *sums, const row_operands<T> &row, int64_t begin, int cols, int first,
+                          int step) {
+  read_columns<T, BATCH, false>(sums, row.input + begin * row.input_col_stride, row.input_col_stride, cols,
+                                first, step);
   if (row.bias != NULL) read_columns<T, BATCH, true>(sums, row.bias + begin, 1, cols, first, step);
   if (row.residual != NULL)
-    read_columns<T, BATCH, true>(sums, row.residual + begin * row.residual_col_stride, row.residual_col_stride,
-                                 cols, first, step);
+    read_columns<T, BATCH, true>(sums, row.residual + begin * row.residual_col_stride,
+                                 row.residual_col_stride, cols, first, step);
 }
 
-// The part of the steps after the sums that columns and tiles share: `sums` has `cols` columns from `begin` on
-// of one row, and columns first, first + step, … are this thread's.
+// The part of the steps after the sums that columns and tiles share: `sums` has `cols` columns from `begin`
+// on of one row, and columns first, first + step, … are this thread's.
 template <typename T>
 struct shared_part {
   const float *sums;
@@ -358,8 +361,7 @@ __global__ void __launch_bounds__(TILE_THREADS)
       params, first_row + warp, first_row + warp < params.rows, part_cols, sums + warp * pitch, lane, DS_WARP,
       [&](int64_t begin, int cols) {
         __syncthreads(); // the tile may still be in use
-        if (reads)
-          read_sums<T, TILE_BATCH>(sums + tile_row * pitch, operands, begin, cols, slot, TILE_SLOTS);
+        if (reads) read_sums<T, TILE_BATCH>(sums + tile_row * pitch, operands, begin, cols, slot, TILE_SLOTS);
         __syncthreads();
       },
       [](float value) { return ds_sum_lanes(value, DS_WARP); });
@@ -378,7 +380,7 @@ ds_status launch_tiles(const ds_layer_norm_params &params, void *stream) {
 
 template <typename T>
 ds_status launch(const ds_layer_norm_params &params, void *stream) {
-  if (ds_rows_are_closer(params.input, params.rows, params.cols)) return launch_tiles<T>(params, stream);
+  if (ds_rows_are_closer(params.input)) return launch_tiles<T>(params, stream);
   return allows_vectors<T>(params) ? launch_vectors<T>(params, stream) : launch_columns<T>(params, stream);
 }
 

@@ -127,8 +127,8 @@ static ds_linear_params rows_of(const ds_linear_params *params, int64_t first, i
   part.rows = rows;
   part.input = advanced(params->input, first * params->input_row_stride, params->dtype);
   part.residual = advanced(params->residual, first * params->residual_row_stride, params->dtype);
-  part.output = (char *)params->output +
-                first * params->output_row_stride * (int64_t)ds_dtype_bytes(params->dtype);
+  part.output =
+      (char *)params->output + first * params->output_row_stride * (int64_t)ds_dtype_bytes(params->dtype);
   return part;
 }
 

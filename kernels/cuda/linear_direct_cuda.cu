@@ -6,7 +6,7 @@
 
 namespace {
 
-constexpr int TILE = 32;      // rows and output features of a block, and input features that it holds at a time
+constexpr int TILE = 32; // rows and output features of a block, and input features that it holds at a time
 constexpr int TILE_WARPS = 8; // each lane sums TILE / TILE_WARPS elements of a column of the output
 
 // rows × TILE elements of a matrix from (first_row, first_col) on; zero outside of it.
@@ -30,8 +30,8 @@ __global__ void __launch_bounds__(TILE *TILE_WARPS)
   float sums[TILE / TILE_WARPS] = {};
   for (int64_t k = 0; k < params.in_features; k += TILE) {
     read_tile<T>(params.input, params.input_row_stride, params.rows, params.in_features, first_row, k, input);
-    read_tile<T>(params.weight, params.weight_row_stride, params.out_features, params.in_features, first_feature,
-                 k, weight);
+    read_tile<T>(params.weight, params.weight_row_stride, params.out_features, params.in_features,
+                 first_feature, k, weight);
     __syncthreads();
 #pragma unroll 8
     for (int j = 0; j < TILE; j++)
@@ -43,13 +43,15 @@ __global__ void __launch_bounds__(TILE *TILE_WARPS)
 
   const int64_t feature = first_feature + threadIdx.x;
   if (feature >= params.out_features) return;
-  const T *const bias = static_cast<const T *>(params.bias), *const residual = static_cast<const T *>(params.residual);
+  const T *const bias = static_cast<const T *>(params.bias), *const residual =
+                                                                 static_cast<const T *>(params.residual);
 #pragma unroll
   for (int i = 0; i < TILE / TILE_WARPS; i++) {
     const int64_t row = first_row + threadIdx.y + i * TILE_WARPS;
     if (row >= params.rows) break;
     if (bias != NULL) sums[i] += ds_to_float(__ldg(bias + feature));
-    if (residual != NULL) sums[i] += ds_to_float(__ldg(residual + row * params.residual_row_stride + feature));
+    if (residual != NULL)
+      sums[i] += ds_to_float(__ldg(residual + row * params.residual_row_stride + feature));
     ds_round(sums[i], static_cast<T *>(params.output) + row * params.output_row_stride + feature);
   }
 }

@@ -8,8 +8,8 @@
 extern "C" {
 #endif
 
-// A model has tens of kinds of product; a full cache forgets one that was not used for long. 128 sets of 4, as
-// the place of a key follows from its hash.
+// A model has tens of kinds of product; a full cache forgets one that was not used for long. 128 sets of 4,
+// as the place of a key follows from its hash.
 #define DS_LINEAR_PLAN_SETS 128
 #define DS_LINEAR_PLAN_WAYS 4
 

@@ -18,7 +18,8 @@ static cudaDataType_t data_type(int64_t dtype) {
 ds_status ds_linear_describe(const ds_cublaslt *library, const ds_linear_key *key, const void *bias,
                              ds_linear_descriptors *descriptors) {
   const cudaDataType_t type = data_type(key->dtype);
-  const uint64_t rows = (uint64_t)key->rows, in = (uint64_t)key->in_features, out = (uint64_t)key->out_features;
+  const uint64_t rows = (uint64_t)key->rows, in = (uint64_t)key->in_features,
+                 out = (uint64_t)key->out_features;
   const int64_t residual_row_stride = key->has_residual ? key->residual_row_stride : key->output_row_stride;
   const cublasOperation_t transpose = CUBLAS_OP_T;
   const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
@@ -84,8 +85,8 @@ static cublasStatus_t ask(const ds_cublaslt *library, cublasLtHandle_t handle, c
   if (status != CUBLAS_STATUS_SUCCESS) return status;
   status = set_preferences(library, key, preference);
   DS_CUBLASLT_TRY(cublasLtMatmulAlgoGetHeuristic(handle, descriptors->operation, descriptors->weight,
-                                                 descriptors->input, descriptors->residual, descriptors->output,
-                                                 preference, 1, &result, &results));
+                                                 descriptors->input, descriptors->residual,
+                                                 descriptors->output, preference, 1, &result, &results));
   library->cublasLtMatmulPreferenceDestroy(preference);
   plan->algorithm = result.algo;
   plan->supported = status == CUBLAS_STATUS_SUCCESS && results > 0 && result.state == CUBLAS_STATUS_SUCCESS;
