@@ -32,11 +32,24 @@ __device__ row_operands<T> locate_row(const ds_layer_norm_params &params, int64_
           static_cast<const T *>(params.bias)};
 }
 
-// sum / cols, given 1 / cols: the rounding error of the product is taken off again, so that a row of equal
-// elements has exactly them for its mean. A division would cost more registers.
-__device__ float mean_of(float sum, float cols, float inverse_cols) {
-  const float quotient = sum * inverse_cols;
-  return fmaf(fmaf(-quotient, cols, sum), inverse_cols, quotient);
+struct row_statistics {
+  float mean;
+  float scale; // 1 / standard deviation
+};
+
+// From the moments about `near_mean`, which is off by the rounding of a sum and a product. Taking that off
+// again (the corrected two-pass algorithm: Chan, Golub, LeVeque, 1983) makes a row of equal elements exactly
+// zeros.
+__device__ row_statistics statistics_about(float near_mean, ds_moments moments, float inverse_cols,
+                                           float epsilon) {
+  const float correction = moments.deviations * inverse_cols;
+  const float variance = fmaxf(fmaf(-moments.deviations, correction, moments.squares), 0.0f) * inverse_cols;
+  return {near_mean + correction, rsqrtf(variance + epsilon)};
+}
+
+__device__ void add_deviation(ds_moments &moments, float deviation) {
+  moments.deviations += deviation;
+  moments.squares = fmaf(deviation, deviation, moments.squares);
 }
 
 // Threads (in x) and rows (in y) of a block in which a row has at least `wanted` threads, up to `most`: a
@@ -122,24 +135,24 @@ struct row_vectors {
     return result;
   }
 
-  __device__ float squared_deviations(float mean) const {
-    float result = 0.0f;
+  __device__ ds_moments moments_about(float mean) const {
+    ds_moments result = {};
 #pragma unroll
     for (int i = 0; i < VECTOR_ITEMS; i++) {
-      float sum = 0.0f;
+      ds_moments moments = {};
 #pragma unroll
-      for (int j = 0; j < width; j++) sum += (values[i][j] - mean) * (values[i][j] - mean);
-      result += i < count ? sum : 0.0f;
+      for (int j = 0; j < width; j++) add_deviation(moments, values[i][j] - mean);
+      if (i < count) result = result + moments;
     }
     return result;
   }
 
   // values = (values - mean) · scale · gamma + beta.
-  __device__ void normalise(float mean, float scale, const T *gamma, const T *beta) {
+  __device__ void normalise(row_statistics row, const T *gamma, const T *beta) {
 #pragma unroll
     for (int i = 0; i < VECTOR_ITEMS; i++) {
 #pragma unroll
-      for (int j = 0; j < width; j++) values[i][j] = (values[i][j] - mean) * scale;
+      for (int j = 0; j < width; j++) values[i][j] = (values[i][j] - row.mean) * row.scale;
       if (gamma != NULL) ds_multiply_pack(ds_load<T, width>(gamma + offset(i)), values[i]);
       if (beta != NULL) ds_add_pack(ds_load<T, width>(beta + offset(i)), values[i]);
     }
@@ -155,17 +168,18 @@ struct row_vectors {
 template <typename T>
 __global__ void __launch_bounds__(VECTOR_MAX_THREADS)
     layer_norm_vectors_kernel(const __grid_constant__ ds_layer_norm_params params, ds_origin origin) {
-  __shared__ float partials[2][DS_WARP];
+  __shared__ float partial_sums[DS_WARP];
+  __shared__ ds_moments partial_moments[DS_WARP];
   const block_row place(origin, params.rows);
-  const float cols = (float)params.cols, inverse_cols = 1.0f / cols;
+  const float inverse_cols = 1.0f / (float)params.cols;
 
   row_vectors<T> part((int)params.cols);
   part.load_sum(locate_row<T>(params, place.row));
   if (params.sum != NULL && place.inside) part.store(static_cast<T *>(params.sum) + place.row * params.cols);
-  const float mean = mean_of(ds_sum_row(part.total(), partials[0]), cols, inverse_cols);
-  const float variance = ds_sum_row(part.squared_deviations(mean), partials[1]) * inverse_cols;
-  part.normalise(mean, rsqrtf(variance + params.epsilon), static_cast<const T *>(params.gamma),
-                 static_cast<const T *>(params.beta));
+  const float near_mean = ds_sum_row(part.total(), partial_sums) * inverse_cols;
+  const ds_moments moments = ds_sum_row(part.moments_about(near_mean), partial_moments);
+  part.normalise(statistics_about(near_mean, moments, inverse_cols, params.epsilon),
+                 static_cast<const T *>(params.gamma), static_cast<const T *>(params.beta));
   if (place.inside) part.store(static_cast<T *>(params.output) + place.row * params.cols);
 }
 
@@ -234,32 +248,31 @@ struct shared_part {
     return result;
   }
 
-  __device__ float squared_deviations(float mean) const {
-    float result = 0.0f;
-    for (int col = first; col < cols; col += step) result += (sums[col] - mean) * (sums[col] - mean);
-    return result;
+  __device__ void add_moments_about(float mean, ds_moments &moments) const {
+    for (int col = first; col < cols; col += step) add_deviation(moments, sums[col] - mean);
   }
 
   __device__ void store_sums(T *row) const {
     for (int col = first; col < cols; col += step) ds_round(sums[col], row + begin + col);
   }
 
-  __device__ void store_normalised(T *row, float mean, float scale, const T *gamma, const T *beta) const {
+  __device__ void store_normalised(T *row, row_statistics statistics, const T *gamma, const T *beta) const {
     for (int col = first; col < cols; col += step) {
       const float factor = gamma == NULL ? 1.0f : ds_to_float(__ldg(gamma + begin + col));
       const float addend = beta == NULL ? 0.0f : ds_to_float(__ldg(beta + begin + col));
-      ds_round((sums[col] - mean) * scale * factor + addend, row + begin + col);
+      ds_round((sums[col] - statistics.mean) * statistics.scale * factor + addend, row + begin + col);
     }
   }
 };
 
 // The three steps over one row, part by part of at most part_cols columns. read(begin, cols) leaves a part's
-// sums in shared memory, add_up(x) is the sum of x over the threads that share the row.
+// sums in shared memory, add_up(x) is the sum of x (a float, later moments) over the threads that share the
+// row.
 template <typename T, typename Read, typename AddUp>
 __device__ void normalise_row(const ds_layer_norm_params &params, int64_t row, bool inside, int part_cols,
                               const float *sums, int first, int step, Read read, AddUp add_up) {
   const bool held = params.cols <= part_cols;
-  const float cols = (float)params.cols, inverse_cols = 1.0f / cols;
+  const float inverse_cols = 1.0f / (float)params.cols;
   const auto part_at = [&](int64_t begin) {
     return shared_part<T>{sums, begin, (int)min(params.cols - begin, (int64_t)part_cols), first, step};
   };
@@ -271,21 +284,22 @@ __device__ void normalise_row(const ds_layer_norm_params &params, int64_t row, b
     sum += part.total();
     if (params.sum != NULL && inside) part.store_sums(static_cast<T *>(params.sum) + row * params.cols);
   }
-  const float mean = mean_of(add_up(sum), cols, inverse_cols);
+  const float near_mean = add_up(sum) * inverse_cols;
 
-  float squares = 0.0f;
+  ds_moments moments = {};
   for (int64_t begin = 0; begin < params.cols; begin += part_cols) {
     const shared_part<T> part = part_at(begin);
     if (!held) read(begin, part.cols);
-    squares += part.squared_deviations(mean);
+    part.add_moments_about(near_mean, moments);
   }
-  const float scale = rsqrtf(add_up(squares) * inverse_cols + params.epsilon);
+  const row_statistics statistics =
+      statistics_about(near_mean, add_up(moments), inverse_cols, params.epsilon);
 
   for (int64_t begin = 0; begin < params.cols; begin += part_cols) {
     const shared_part<T> part = part_at(begin);
     if (!held) read(begin, part.cols);
     if (inside)
-      part.store_normalised(static_cast<T *>(params.output) + row * params.cols, mean, scale,
+      part.store_normalised(static_cast<T *>(params.output) + row * params.cols, statistics,
                             static_cast<const T *>(params.gamma), static_cast<const T *>(params.beta));
   }
 }
@@ -297,26 +311,30 @@ constexpr int COLUMN_BATCH = 8;
 constexpr int COLUMN_MAX_THREADS = 1024;
 constexpr int COLUMN_MAX_COLS = 16384; // 64 KB: GPUs from compute capability 8.0 on give a block that much
 
+struct row_sums {
+  float *partial_sums;
+  ds_moments *partial_moments;
+  __device__ float operator()(float value) const { return ds_sum_row(value, partial_sums); }
+  __device__ ds_moments operator()(ds_moments value) const { return ds_sum_row(value, partial_moments); }
+};
+
 // A thread has its columns of the sums to itself throughout, so they need no barrier.
 template <typename T>
 __global__ void __launch_bounds__(COLUMN_MAX_THREADS)
     layer_norm_columns_kernel(const __grid_constant__ ds_layer_norm_params params, ds_origin origin) {
   extern __shared__ float sums[];
-  __shared__ float partials[2][DS_WARP];
+  __shared__ float partial_sums[DS_WARP];
+  __shared__ ds_moments partial_moments[DS_WARP];
   const block_row place(origin, params.rows);
   const row_operands<T> operands = locate_row<T>(params, place.row);
   const int part_cols = (int)min(params.cols, (int64_t)COLUMN_MAX_COLS);
   const int first = threadIdx.x, step = blockDim.x;
   float *const own = sums + threadIdx.y * part_cols;
-  float *next_partials = partials[0];
+  const row_sums add_up = {partial_sums, partial_moments};
   normalise_row<T>(
       params, place.row, place.inside, part_cols, own, first, step,
       [&](int64_t begin, int cols) { read_sums<T, COLUMN_BATCH>(own, operands, begin, cols, first, step); },
-      [&](float value) {
-        const float sum = ds_sum_row(value, next_partials);
-        next_partials = partials[1];
-        return sum;
-      });
+      add_up);
 }
 
 template <typename T>
@@ -364,7 +382,7 @@ __global__ void __launch_bounds__(TILE_THREADS)
         if (reads) read_sums<T, TILE_BATCH>(sums + tile_row * pitch, operands, begin, cols, slot, TILE_SLOTS);
         __syncthreads();
       },
-      [](float value) { return ds_sum_lanes(value, DS_WARP); });
+      [](auto value) { return ds_sum_lanes(value, DS_WARP); });
 }
 
 template <typename T>
