@@ -33,8 +33,9 @@ wrong wrong_shape(const std::string &name, const index_list &shape, const std::s
 }
 
 wrong wrong_strides(const std::string &name, const index_list &strides, const std::string &message) {
-  return {name + "_of_wrong_strides",
-          [name, strides](block_arguments &a) { argument(name)(a).strides = strides; }, DS_E_STRIDE,
+  std::string test = name + "_of_strides";
+  for (const int64_t stride : strides) test += "_" + std::to_string(stride);
+  return {test, [name, strides](block_arguments &a) { argument(name)(a).strides = strides; }, DS_E_STRIDE,
           name + message};
 }
 
@@ -101,10 +102,11 @@ std::vector<wrong> wrong_contexts_and_masks() {
     const std::string like_x = ", must be [2, T, K], with hidden_states' first dimension";
     all.push_back(wrong_shape(context, {1, 3, 7}, "[1, 3, 7]" + like_x));
     all.push_back(wrong_shape(context, {3, 7}, "[3, 7]" + like_x));
-    all.push_back(
-        wrong_strides(context, {100, 1, 10},
-                      " has irregular strides, must have its rows at one stride and a contiguous last "
-                      "dimension"));
+    for (const index_list &strides : {index_list{100, 1, 10}, index_list{100, 7, 1}, index_list{0, 7, 1}})
+      all.push_back(
+          wrong_strides(context, strides,
+                        " has irregular strides, must have its rows at one stride and a contiguous last "
+                        "dimension"));
     const std::string fits =
         ", must be [2 or 1, 5 or 1, " + tokens + "], or rank 4 with 3 or 1 heads as second dimension";
     for (const auto &[shape, text] : {std::pair<index_list, std::string>{{5}, "[5]"},

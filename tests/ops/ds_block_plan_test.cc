@@ -48,10 +48,13 @@ TEST(BlockPlan, QueriesNeverJoinKeysOfAContext) {
 }
 
 TEST(BlockPlan, BiasesApartKeepWeightsApart) {
-  EXPECT_EQ(products({.attn1 = {.biases = true, .neighbours = adjacency::weights_but_not_biases},
-                      .attn2 = {.present = false}})
-                .size(),
-            6u);
+  const auto count = [](adjacency neighbours) {
+    return products({.attn1 = {.biases = true, .neighbours = neighbours}, .attn2 = {.present = false}})
+        .size();
+  };
+  EXPECT_EQ(count(adjacency::weights_but_not_biases), 6u);
+  EXPECT_EQ(count(adjacency::all_but_the_query_bias), 5u);
+  EXPECT_EQ(count(adjacency::all), 4u);
 }
 
 TEST(BlockPlan, ResidualsGoToAServiceThatAddsThem) {

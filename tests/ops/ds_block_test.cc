@@ -101,8 +101,8 @@ TEST_P(Block, TakesHiddenStatesOfAnyStrides) {
 }
 
 TEST_P(Block, WeightsSideBySideGiveTheSame) {
-  for (const adjacency first :
-       {adjacency::none, adjacency::key_value, adjacency::all, adjacency::weights_but_not_biases})
+  for (const adjacency first : {adjacency::none, adjacency::key_value, adjacency::all,
+                                adjacency::weights_but_not_biases, adjacency::all_but_the_query_bias})
     for (const adjacency second : {adjacency::none, adjacency::key_value, adjacency::all})
       for (const bool biases : {false, true})
         for (const int64_t context_tokens : {-1, 3})
@@ -129,6 +129,25 @@ TEST_P(Block, MasksAndContextsCanBeViews) {
   plain_services services(adds_residual());
   ASSERT_EQ(views.call(nullptr, &services.table), DS_OK) << ds_error_message();
   expect_result(plain, views.output);
+}
+
+// Rows of a wider matrix: a slice of a fused weight, say.
+TEST_P(Block, WeightsCanBeSlices) {
+  const block_options options = {.dtype = dtype(), .attn2 = {.context_tokens = 3}};
+  block_case plain(options), sliced(options);
+  std::vector<std::unique_ptr<tensor>> wider;
+  for (const std::string &name : plain.names()) {
+    tensor &weight = sliced.at(name);
+    if (weight.sizes.size() != 2) continue;
+    wider.push_back(std::make_unique<tensor>(dtype(), weight.sizes, index_list{weight.sizes[1] + 5, 1}));
+    for_each_index(weight.sizes, [&](const index_list &i) { wider.back()->write(i, plain.at(name).at(i)); });
+    weight.strides = wider.back()->strides;
+    weight.data = wider.back()->data;
+  }
+  ASSERT_EQ(wider.size(), 10u);
+  plain_services services(adds_residual());
+  ASSERT_EQ(sliced.call(nullptr, &services.table), DS_OK) << ds_error_message();
+  expect_result(plain, sliced.output);
 }
 
 TEST_P(Block, ThreadsChangeNothing) {

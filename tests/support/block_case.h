@@ -10,7 +10,7 @@
 namespace ds_tests {
 
 // Which projections' weights (and biases) lie one behind the other in memory.
-enum class adjacency { none, key_value, all, weights_but_not_biases };
+enum class adjacency { none, key_value, all, weights_but_not_biases, all_but_the_query_bias };
 
 struct attention_options {
   bool present = true;
@@ -132,7 +132,9 @@ private:
       for (const std::string name : {"_q_bias", "_k_bias", "_v_bias"}) add(prefix + name, {inner}, 0.0, 0.5);
     join(prefix, "_weight", attention.neighbours);
     if (attention.biases && attention.neighbours != adjacency::weights_but_not_biases)
-      join(prefix, "_bias", attention.neighbours);
+      join(prefix, "_bias",
+           attention.neighbours == adjacency::all_but_the_query_bias ? adjacency::key_value
+                                                                     : attention.neighbours);
   }
 
   // Moves what the call sees of the projections' weights or biases into one memory, in the order q, k, v.
