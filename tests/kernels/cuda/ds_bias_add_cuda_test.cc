@@ -91,6 +91,44 @@ TEST_P(BiasAddCuda, MatchesReferenceAcrossTiles) {
         run_and_check({.rows = rows, .cols = cols, .input_layout = input, .output_layout = output});
 }
 
+// As many dimensions of rows as a view can have, none of which could be merged, in each of the kernels.
+TEST_P(BiasAddCuda, FollowsEveryRowDimension) {
+  constexpr int64_t sizes[DS_MAX_ROW_DIMS] = {2, 3, 1, 2, 3, 2, 2, 3}, rows = 432;
+  for (const bool channels_last : {true, false})
+    for (const int64_t cols : {5, 16}) {
+      matrix memory(dtype, 1, 1 << 17, layout::contiguous, random_values(1));
+      matrix output(dtype, rows, cols, layout::contiguous);
+      const device_copies copies({&memory, &output});
+      ds_bias_add_params params = {};
+      params.dtype = dtype;
+      params.rows = rows;
+      params.cols = cols;
+      params.input.data = copies.at(memory.data());
+      params.input.dims = DS_MAX_ROW_DIMS;
+      params.input.col_stride = channels_last ? 1 : 4;
+      params.output = copies.at(output.view());
+      std::vector<int64_t> offsets = {0}; // of the rows, from the outermost dimension in
+      int64_t stride = 1 << 15;
+      for (int dim = 0; dim < DS_MAX_ROW_DIMS; dim++, stride /= 2) {
+        const bool innermost = dim == DS_MAX_ROW_DIMS - 1;
+        params.input.sizes[dim] = sizes[dim];
+        params.input.strides[dim] = innermost && !channels_last ? 1 : stride;
+        std::vector<int64_t> inner;
+        for (const int64_t offset : offsets)
+          for (int64_t i = 0; i < sizes[dim]; i++) inner.push_back(offset + i * params.input.strides[dim]);
+        offsets = inner;
+      }
+      ASSERT_EQ(module->bias_add(&params, stream), DS_OK) << module->error_message();
+      wait();
+      copies.fetch();
+      for (int64_t row = 0; row < rows; row++)
+        for (int64_t col = 0; col < cols; col++)
+          ASSERT_EQ(output.at(row, col),
+                    memory.at(0, offsets[static_cast<size_t>(row)] + col * params.input.col_stride))
+              << row << " " << col;
+    }
+}
+
 TEST_P(BiasAddCuda, MatchesReferenceForLongRows) {
   run_and_check({.rows = 2, .cols = 200003, .other = true});
   run_and_check({.rows = 2, .cols = 200000, .other = true, .output_layout = layout::column_major});

@@ -156,6 +156,28 @@ TEST_F(LargeCuda, BiasAddInEveryDirection) {
   }
 }
 
+// More tiles beside each other than a grid takes.
+TEST_F(LargeCuda, BiasAddOfMillionsOfColumns) {
+  constexpr int64_t cols = (int64_t{1} << 22) + 65536;
+  DS_NEED_ROOM_FOR(4 * cols);
+  std::vector<uint16_t> from(2 * cols), to(2 * cols);
+  for (size_t i = 0; i < from.size(); i++) from[i] = static_cast<uint16_t>(0x3f00 + i * 7 % 251);
+  const device_buffer input(2 * from.size()), output(2 * to.size());
+  check_cuda(cudaMemcpy(input.data(), from.data(), input.bytes(), cudaMemcpyHostToDevice));
+  ds_bias_add_params params = {};
+  params.dtype = DS_BFLOAT16;
+  params.rows = 2;
+  params.cols = cols;
+  params.input = ds_rows_contiguous(input.data(), 2, cols);
+  params.output = ds_rows_contiguous(output.data(), 2, 1);
+  params.output.col_stride = 2;
+  ASSERT_EQ(module->bias_add(&params, stream), DS_OK) << module->error_message();
+  wait();
+  check_cuda(cudaMemcpy(to.data(), output.data(), output.bytes(), cudaMemcpyDeviceToHost));
+  for (size_t col = 0; col < cols; col++)
+    for (const size_t row : {size_t{0}, size_t{1}}) ASSERT_EQ(to[2 * col + row], from[row * cols + col]);
+}
+
 TEST_F(LargeCuda, Linear) {
   constexpr int64_t in = 1280, out = 24;
   const int64_t rows = beyond / in + 1;
