@@ -67,33 +67,55 @@ DS_NOT_INLINE float sum_vector(const float *row, int64_t count) {
   return sum;
 }
 
-DS_NOT_INLINE float sum_squares(const float *row, float mean, int64_t count) {
-  vector a = {0}, b = {0}, c = {0}, d = {0};
+typedef struct deviations {
+  float sum;
+  float squares;
+} deviations;
+
+DS_NOT_INLINE deviations sum_deviations(const float *row, float mean, int64_t count) {
+  vector a = {0}, b = {0}, c = {0}, d = {0}, sum_a = {0}, sum_b = {0};
   int64_t i = 0;
   for (; i + 4 * LANES <= count; i += 4 * LANES) {
     const vector *next = (const vector *)(row + i);
-    a += (next[0] - mean) * (next[0] - mean);
-    b += (next[1] - mean) * (next[1] - mean);
-    c += (next[2] - mean) * (next[2] - mean);
-    d += (next[3] - mean) * (next[3] - mean);
+    const vector first = next[0] - mean, second = next[1] - mean, third = next[2] - mean,
+                 last = next[3] - mean;
+    a += first * first;
+    b += second * second;
+    c += third * third;
+    d += last * last;
+    sum_a += first + second;
+    sum_b += third + last;
   }
   for (; i + LANES <= count; i += LANES) {
     const vector centred = *(const vector *)(row + i) - mean;
     a += centred * centred;
+    sum_a += centred;
   }
-  float sum = sum_of_lanes((a + b) + (c + d));
-  for (; i < count; i++) sum += (row[i] - mean) * (row[i] - mean);
-  return sum;
+  deviations result = {sum_of_lanes(sum_a + sum_b), sum_of_lanes((a + b) + (c + d))};
+  for (; i < count; i++) {
+    result.squares += (row[i] - mean) * (row[i] - mean);
+    result.sum += row[i] - mean;
+  }
+  return result;
 }
 
+// The deviations from the computed mean add up to what its rounding took away, which is given back: so a row
+// of equal elements has exactly them for its mean (Chan, Golub, LeVeque: corrected two-pass algorithm, 1983).
 static row_statistics statistics_of(const float *row, int64_t cols, float epsilon) {
-  double sum = 0.0, squares = 0.0;
+  double sum = 0.0, deviation = 0.0, squares = 0.0;
   for (int64_t col = 0; col < cols; col += SUM_COLS)
     sum += sum_vector(row + col, cols - col < SUM_COLS ? cols - col : SUM_COLS);
   const float mean = (float)(sum / (double)cols);
-  for (int64_t col = 0; col < cols; col += SUM_COLS)
-    squares += sum_squares(row + col, mean, cols - col < SUM_COLS ? cols - col : SUM_COLS);
-  return (row_statistics){mean, (float)(1.0 / sqrt(squares / (double)cols + (double)epsilon))};
+  for (int64_t col = 0; col < cols; col += SUM_COLS) {
+    const deviations part = sum_deviations(row + col, mean, cols - col < SUM_COLS ? cols - col : SUM_COLS);
+    deviation += part.sum;
+    squares += part.squares;
+  }
+  const double correction = deviation / (double)cols;
+  const double variance = squares / (double)cols - correction * correction;
+  // Below zero by a rounding error alone; a NaN stays one.
+  const double spread = (variance < 0 ? 0.0 : variance) + (double)epsilon;
+  return (row_statistics){(float)((double)mean + correction), (float)(1.0 / sqrt(spread))};
 }
 
 // `result` may be `input`.
