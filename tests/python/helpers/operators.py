@@ -68,6 +68,14 @@ def on_meta(value: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="meta")
 
 
+def used_strides(value: torch.Tensor) -> list[int]:
+    """The strides that reach an element: those of a dimension of size 1, or of an empty tensor, do not, and
+    torch.empty_like itself has others on "meta" than elsewhere."""
+    if value.numel() == 0:
+        return []
+    return [stride for size, stride in zip(value.shape, value.stride()) if size != 1]
+
+
 def small(
     operator: Operator, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> Arguments:
