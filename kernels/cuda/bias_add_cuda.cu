@@ -19,15 +19,16 @@ struct bias_add_problem {
 template <int WIDTH>
 constexpr int items_of = WIDTH == 1 ? 4 : 2;
 
+// `channel` is the row's own, or -1 where each column has one.
 template <typename T, int WIDTH>
-__device__ void add_bias(const void *bias, int64_t period, int64_t row, int64_t col, float (&values)[WIDTH]) {
+__device__ void add_bias(const void *bias, int64_t channel, int64_t col, float (&values)[WIDTH]) {
   if (bias == NULL) return;
   const T *const elements = static_cast<const T *>(bias);
-  if (period == 0) {
+  if (channel < 0) {
     ds_add_floats(elements + col, values);
     return;
   }
-  const float value = ds_to_float(__ldg(elements + row % period));
+  const float value = ds_to_float(__ldg(elements + channel));
 #pragma unroll
   for (int i = 0; i < WIDTH; i++) values[i] += value;
 }
@@ -42,6 +43,7 @@ __global__ void __launch_bounds__(256)
   const T *const input = ds_row_address<const T>(params.input, row);
   const T *const other = ds_row_address<const T>(params.other, row);
   T *const output = ds_row_address<T>(params.output, row);
+  const int64_t channel = problem.bias_row_period == 0 ? -1 : row % problem.bias_row_period;
   const int64_t input_stride = WIDTH == 1 ? params.input.col_stride : 1;
   const int64_t other_stride = WIDTH == 1 ? params.other.col_stride : 1;
   const int64_t output_stride = WIDTH == 1 ? params.output.col_stride : 1;
@@ -62,11 +64,11 @@ __global__ void __launch_bounds__(256)
     if (col >= params.cols) break;
     float sum[WIDTH];
     ds_unpack(input_packs[i], sum);
-    add_bias<T>(params.bias, problem.bias_row_period, row, col, sum);
+    add_bias<T>(params.bias, channel, col, sum);
     if (other != NULL) {
       float addend[WIDTH];
       ds_unpack(other_packs[i], addend);
-      add_bias<T>(params.other_bias, problem.bias_row_period, row, col, addend);
+      add_bias<T>(params.other_bias, channel, col, addend);
 #pragma unroll
       for (int j = 0; j < WIDTH; j++) sum[j] += addend[j];
     }
@@ -93,9 +95,11 @@ __global__ void __launch_bounds__(DS_TILE_THREADS)
   }
   __syncthreads();
   T *const output = static_cast<T *>(params.output.data) + tile.first_col * params.output.col_stride;
-  ds_visit_tile(tile, ds_rows_are_closer(params.output), [&](int row, int col) {
-    ds_round(values[row][col], output + output_rows.offsets[row] + col * params.output.col_stride);
-  });
+  ds_move_tile(
+      tile, ds_rows_are_closer(params.output), [&](int row, int col) { return values[row][col]; },
+      [&](int row, int col, float value) {
+        ds_round(value, output + output_rows.offsets[row] + col * params.output.col_stride);
+      });
 }
 
 // ---- choice ----

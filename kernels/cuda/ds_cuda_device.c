@@ -11,6 +11,10 @@ static ds_status unsupported_device(const char *what, cudaError_t error) {
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  if (major < OLDEST_MAJOR)
+    return ds_error(DS_E_UNSUPPORTED,
+                    "%s: CUDA device %d has compute capability %d.%d, must be %d.0 or newer", what, device,
+                    major, minor, OLDEST_MAJOR);
   return ds_error(DS_E_UNSUPPORTED,
                   "%s: CUDA device %d has compute capability %d.%d, must be one that this build of "
                   "ds_diffusers has code for: %s (%s); build it with DS_CUDA_ARCHITECTURES=%d%d, or update "

@@ -42,16 +42,28 @@ __device__ inline void ds_locate_tile_rows(const ds_tile &tile, const ds_rows &v
     rows.offsets[threadIdx.x] = ds_rows_offset(&view, tile.first_row + threadIdx.x);
 }
 
-// Calls visit(row, col) for each element of the tile once, from some thread; neighbouring threads have
-// neighbouring rows or neighbouring columns.
-template <typename F>
-__device__ inline void ds_visit_tile(const ds_tile &tile, bool over_rows, F visit) {
+// Calls put(row, col, take(row, col)) for each element of the tile once, from some thread; neighbouring
+// threads have neighbouring rows or neighbouring columns. Several elements are taken before the first is put,
+// so that their loads are under way together; past the last row or column that takes it again.
+template <typename Take, typename Put>
+__device__ inline void ds_move_tile(const ds_tile &tile, bool over_rows, Take take, Put put) {
+  constexpr int batch = 8, step = DS_TILE_THREADS / DS_TILE_SIZE;
   const int fast = threadIdx.x % DS_TILE_SIZE, fast_size = over_rows ? tile.rows : tile.cols;
   const int slow_size = over_rows ? tile.cols : tile.rows;
   if (fast >= fast_size) return;
-#pragma unroll 8
-  for (int slow = threadIdx.x / DS_TILE_SIZE; slow < slow_size; slow += DS_TILE_THREADS / DS_TILE_SIZE)
-    visit(over_rows ? fast : slow, over_rows ? slow : fast);
+  for (int slow = threadIdx.x / DS_TILE_SIZE; slow < slow_size; slow += batch * step) {
+    float taken[batch];
+#pragma unroll
+    for (int i = 0; i < batch; i++) {
+      const int line = min(slow + i * step, slow_size - 1);
+      taken[i] = take(over_rows ? fast : line, over_rows ? line : fast);
+    }
+#pragma unroll
+    for (int i = 0; i < batch; i++) {
+      const int line = slow + i * step;
+      if (line < slow_size) put(over_rows ? fast : line, over_rows ? line : fast, taken[i]);
+    }
+  }
 }
 
 // Sets or adds an operand's elements plus its bias, of which a NULL is left out.
@@ -59,11 +71,13 @@ template <typename T, bool ADD>
 __device__ void ds_read_tile(const ds_tile &tile, const ds_rows &view, const ds_tile_rows &rows,
                              bool over_rows, const T *bias, ds_tile_values &values) {
   const T *const data = static_cast<const T *>(view.data) + tile.first_col * view.col_stride;
-  ds_visit_tile(tile, over_rows, [&](int row, int col) {
-    float value = ds_to_float(__ldg(data + rows.offsets[row] + col * view.col_stride));
-    if (bias != NULL) value += ds_to_float(__ldg(bias + tile.first_col + col));
-    values[row][col] = ADD ? values[row][col] + value : value;
-  });
+  ds_move_tile(
+      tile, over_rows,
+      [&](int row, int col) {
+        const float value = ds_to_float(__ldg(data + rows.offsets[row] + col * view.col_stride));
+        return bias == NULL ? value : value + ds_to_float(__ldg(bias + tile.first_col + col));
+      },
+      [&](int row, int col, float value) { values[row][col] = ADD ? values[row][col] + value : value; });
 }
 
 #endif

@@ -15,8 +15,17 @@ __device__ float gelu(float x) {
 __device__ float silu(float x) {
   return x / (1.0f + expf(-x));
 }
-__device__ float activate(ds_activation_type type, float x) {
-  return type == DS_ACTIVATION_GATED_GELU ? gelu(x) : silu(x);
+
+// One branch for all, not one for each.
+template <int COUNT>
+__device__ void activate(ds_activation_type type, float (&gates)[COUNT]) {
+  if (type == DS_ACTIVATION_GATED_GELU) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) gates[i] = gelu(gates[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) gates[i] = silu(gates[i]);
+  }
 }
 
 // Accesses of a thread to each half: enough bytes in flight with the registers of a full multiprocessor.
@@ -56,8 +65,9 @@ __global__ void __launch_bounds__(256)
       ds_add_floats(bias + col, value);
       ds_add_floats(bias + params.cols + col, gate);
     }
+    activate(params.activation_type, gate);
 #pragma unroll
-    for (int j = 0; j < WIDTH; j++) value[j] *= activate(params.activation_type, gate[j]);
+    for (int j = 0; j < WIDTH; j++) value[j] *= gate[j];
     ds_store_floats(output + col, value);
   }
 }
@@ -79,10 +89,14 @@ __global__ void __launch_bounds__(DS_TILE_THREADS)
   ds_read_tile<T, false>(tile, gate_view, rows, true, bias == NULL ? NULL : bias + params.cols, gates);
   __syncthreads();
   T *const output = static_cast<T *>(params.output) + tile.first_row * params.cols + tile.first_col;
-  ds_visit_tile(tile, false, [&](int row, int col) {
-    const float gate = activate(params.activation_type, gates[row][col]);
-    ds_round(values[row][col] * gate, output + row * params.cols + col);
-  });
+  ds_move_tile(
+      tile, false,
+      [&](int row, int col) {
+        float gate[1] = {gates[row][col]};
+        activate(params.activation_type, gate);
+        return values[row][col] * gate[0];
+      },
+      [&](int row, int col, float value) { ds_round(value, output + row * params.cols + col); });
 }
 
 template <typename T, int WIDTH>
