@@ -183,6 +183,6 @@ ds_status ds_bias_add_cuda(const ds_bias_add_params *params, void *stream) {
   case DS_BFLOAT16:
     return launch<__nv_bfloat16>(*params, stream);
   default:
-    return ds_error(DS_E_DTYPE, "bias_add: dtype %d is not supported", (int)params->dtype);
+    return ds_error(DS_E_DTYPE, "bias_add: dtype %s is not supported", ds_dtype_name(params->dtype));
   }
 }

@@ -35,7 +35,7 @@ __device__ inline void ds_round(float value, __nv_bfloat16 *rounded) {
   *rounded = __float2bfloat16_rn(value);
 }
 
-// A 4-byte word of elements as floats, and back; `tag` only names the type.
+// A 4-byte word of elements as floats, and back; the last argument only names the type.
 __device__ inline void ds_unpack_word(uint32_t word, float *values, const float *) {
   values[0] = __uint_as_float(word);
 }

@@ -128,6 +128,6 @@ ds_status ds_gated_activation_cuda(const ds_gated_activation_params *params, voi
   case DS_BFLOAT16:
     return launch<__nv_bfloat16>(*params, stream);
   default:
-    return ds_error(DS_E_DTYPE, "gated_activation: dtype %d is not supported", (int)params->dtype);
+    return ds_error(DS_E_DTYPE, "gated_activation: dtype %s is not supported", ds_dtype_name(params->dtype));
   }
 }

@@ -153,6 +153,8 @@ static ds_status multiply_all(const ds_linear_params *params, workspace_range wo
 
 ds_status ds_linear_cuda(const ds_linear_params *params, void *workspace, void *stream) {
   if (params->rows == 0 || params->out_features == 0) return DS_OK;
+  if (ds_dtype_bytes(params->dtype) == 0)
+    return ds_error(DS_E_DTYPE, "linear: dtype %s is not supported", ds_dtype_name(params->dtype));
   if (!fits_cublaslt(params)) return ds_linear_direct_cuda(params, stream);
   const workspace_range range = {workspace, DS_LINEAR_WORKSPACE_BYTES};
   // The library loads its kernels when they are first used.

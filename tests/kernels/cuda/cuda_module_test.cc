@@ -29,6 +29,11 @@ TEST(CudaModule, RefusesDtypesThatKernelsDoNotComputeWith) {
   params.rows = params.cols = 1;
   EXPECT_EQ(module->layer_norm(&params, nullptr), DS_E_DTYPE);
   EXPECT_STREQ(module->error_message(), "layer_norm: dtype float64 is not supported");
+  ds_linear_params product = {};
+  product.dtype = DS_INT8;
+  product.rows = product.out_features = 1;
+  EXPECT_EQ(module->linear(&product, nullptr, nullptr), DS_E_DTYPE);
+  EXPECT_STREQ(module->error_message(), "linear: dtype int8 is not supported");
 }
 
 class CudaCalls : public cuda_test {
