@@ -11,7 +11,12 @@ static int follows(const ds_tensor *first, const ds_tensor *second) {
          (const char *)first->data + bytes == (const char *)second->data;
 }
 
-static ds_projection_grouping group_projections(const ds_attention_arguments *attention) {
+static ds_projection_grouping group_projections(const ds_attention_arguments *attention,
+                                                const ds_attention_shape *shape, ds_dtype dtype) {
+  // In a common product the keys begin behind the queries of the same row: attention kernels read them in
+  // vectors.
+  enum { VECTOR_BYTES = 16 };
+  if (shape->inner * (int64_t)ds_dtype_bytes(dtype) % VECTOR_BYTES != 0) return DS_PROJECT_SEPARATELY;
   if (!follows(attention->k_weight, attention->v_weight) || !follows(attention->k_bias, attention->v_bias))
     return DS_PROJECT_SEPARATELY;
   const int query_key = attention->context == NULL && follows(attention->q_weight, attention->k_weight) &&
@@ -47,8 +52,8 @@ ds_status ds_block_plan(ds_block_call *call) {
   const ds_block_shape *shape = &call->shape;
   const int64_t rows = shape->rows, channels = shape->channels;
   const int bare_products = !call->services->linear_adds_residual;
-  call->grouping1 = group_projections(&call->arguments->attn1);
-  call->grouping2 = group_projections(&call->arguments->attn2);
+  call->grouping1 = group_projections(&call->arguments->attn1, &shape->attn1, call->dtype);
+  call->grouping2 = group_projections(&call->arguments->attn2, &shape->attn2, call->dtype);
 
   if (!ds_block_input_is_regular(call)) plan_buffer(call, DS_BLOCK_INPUT_COPY, rows, channels, NORM1, NORM2);
   plan_buffer(call, DS_BLOCK_NORMALISED1, rows, channels, NORM1, PROJECT1);

@@ -68,6 +68,33 @@ static ds_status heads_view(const ds_aten_services *self, const ds_attention_par
   return ds_torch_view(data, 4, view_sizes, view_strides, &self->like, view);
 }
 
+// ATen's CUDA kernels read a mask in vectors without asking whether its address and its rows allow it. They
+// do for an aligned mask that is contiguous but for broadcast dimensions.
+static int mask_is_readable(const ds_attention_params *params) {
+  enum { VECTOR_BYTES = 16 };
+  if ((uintptr_t)params->mask % VECTOR_BYTES != 0) return 0;
+  int64_t stride = 1;
+  for (int i = 3; i >= 0; i--) {
+    if (params->mask_sizes[i] == 1) continue;
+    if (params->mask_strides[i] != stride && params->mask_strides[i] != 0) return 0;
+    stride *= params->mask_sizes[i];
+  }
+  return params->mask_strides[3] == 1 || params->mask_sizes[3] == 1;
+}
+
+static ds_status mask_view(const ds_aten_services *self, const ds_attention_params *params,
+                           AtenTensorHandle *view) {
+  AtenTensorHandle given = NULL;
+  DS_CHECK(ds_torch_view(params->mask, 4, params->mask_sizes, params->mask_strides, &self->like, &given));
+  if (mask_is_readable(params)) {
+    *view = given;
+    return DS_OK;
+  }
+  const ds_status status = ds_aten_contiguous_copy(given, view);
+  ds_torch_release(&given);
+  return status;
+}
+
 // Keeps `result` [batch, heads, tokens, head_size] as [batch, tokens, heads, head_size] in row-major order,
 // which is how most of ATen's kernels write it, and gives its address.
 static ds_status keep_attention(ds_aten_services *self, AtenTensorHandle result, const void **data) {
@@ -102,8 +129,7 @@ static ds_status attention(void *host, const ds_attention_params *params, const 
     status = heads_view(self, params, params->key, params->key_tokens, params->key_strides, &key);
   if (status == DS_OK)
     status = heads_view(self, params, params->value, params->key_tokens, params->value_strides, &value);
-  if (status == DS_OK && params->mask != NULL)
-    status = ds_torch_view(params->mask, 4, params->mask_sizes, params->mask_strides, &self->like, &mask);
+  if (status == DS_OK && params->mask != NULL) status = mask_view(self, params, &mask);
   if (status == DS_OK) status = ds_aten_scaled_dot_product_attention(query, key, value, mask, &result);
   if (status == DS_OK) status = keep_attention(self, result, data);
   ds_torch_release(&result);

@@ -182,6 +182,8 @@ def _scaled_dot_product_attention(
 ) -> torch.Tensor:
     if query.numel() == 0:  # PyTorch 2.11 returns None for an empty batch on CUDA
         return torch.empty_like(query)
+    if mask is not None:  # on CUDA it reads misaligned masks as if they were aligned
+        mask = mask.clone(memory_format=torch.contiguous_format)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=0.0, is_causal=False)
 
 
