@@ -144,6 +144,7 @@ void add_block_forward(std::vector<call_spec> &calls) {
                    with(both, {{"hidden_states", tensor({2, 3, 6}, layout::transposed)},
                                {"attn2_context", tensor({2, 4, 7}, layout::transposed)},
                                {"attn1_q_weight", tensor({8, 6}, layout::transposed)},
+                               {"attn1_mask", tensor({2, 1, 3}, layout::every_second)},
                                {"attn2_v_bias", tensor({8}, layout::every_second)},
                                {"ff_out_weight", tensor({6, 5}, layout::transposed)}}),
                    ""});

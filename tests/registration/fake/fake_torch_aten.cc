@@ -32,11 +32,14 @@ AtenTensorHandle empty_like(const tensor &input, bool contiguous) {
 }
 
 AtenTensorHandle contiguous(const tensor &input) {
-  if (input.device_type == meta) return new_like(input, input.sizes, contiguous_strides(input.sizes));
   if (input.strides == contiguous_strides(input.sizes)) return new_view(input, input.sizes, input.strides);
+  return contiguous_copy(input);
+}
+
+AtenTensorHandle contiguous_copy(const tensor &input) {
   AtenTensorHandle made = new_like(input, input.sizes, contiguous_strides(input.sizes));
   std::vector<int64_t> index(input.sizes.size());
-  if (numel(input) != 0) {
+  if (input.device_type != meta && numel(input) != 0) {
     do write(at(made), index, read(input, index));
     while (next(input.sizes, index));
   }

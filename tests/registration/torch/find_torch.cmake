@@ -1,6 +1,7 @@
 # The target ds_torch: headers and libraries of the torch that DS_PYTHON imports, or of Torch_DIR
-# (…/torch/share/cmake/Torch). torch's own CMake package is not used: it asks for the CUDA toolkit that torch was built
-# with, which nothing here needs. Without a torch the target is missing and DS_TORCH_MISSING says why.
+# (…/torch/share/cmake/Torch). torch's own CMake package is not used: it asks for the CUDA toolkit that torch
+# was built with, which nothing here needs. Without a torch the target is missing and DS_TORCH_MISSING says
+# why.
 if(Torch_DIR)
   get_filename_component(DS_TORCH_FOLDER ${Torch_DIR}/../../.. ABSOLUTE)
 else()
