@@ -53,7 +53,7 @@ if [ $setup = yes ]; then
 fi
 
 preset=release
-arguments=(-D "DS_PYTHON=$(command -v python3)")
+arguments=(-D "DS_PYTHON=$(command -v python3)" -D DS_TEST_TORCH=ON)
 if [ $cpu = yes ]; then
   arguments+=(-D DS_CUDA=OFF)
 elif has_cuda_compiler; then
