@@ -11,7 +11,9 @@ from helpers.operators import (
     convert,
     every_dtype,
     every_light_case,
+    every_operator,
     on_meta,
+    small,
     tensors,
     used_strides,
 )
@@ -66,4 +68,19 @@ def test_two_calls_agree(operator: Operator, case: Case, device: torch.device) -
     arguments = case.make(Maker.seeded(torch.float32, device))
     first, second = (as_tuple(call(operator, arguments)) for _ in range(2))
     for one, other in zip(first, second):
+        assert torch.equal(bits(one), bits(other))
+
+
+@every_operator
+def test_autocast_changes_no_result(operator: Operator, device: torch.device) -> None:
+    """Operators compute in the dtype of their arguments, or say that they cannot."""
+    arguments = small(operator, device=device)
+    expected = as_tuple(call(operator, arguments))
+    with torch.autocast(device.type, torch.bfloat16):
+        try:
+            results = as_tuple(call(operator, arguments))
+        except RuntimeError as error:
+            assert "call it outside of autocast" in str(error)
+            return
+    for one, other in zip(results, expected, strict=True):
         assert torch.equal(bits(one), bits(other))

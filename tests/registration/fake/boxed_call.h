@@ -64,8 +64,11 @@ struct outcome {
 outcome run(const call_spec &call, const std::string &dispatch_key, int32_t device_type);
 void release_results(outcome &of);
 
-// A call of each kind for every operator, right and wrong.
+// Calls of each kind, right and wrong.
 const std::vector<call_spec> &calls();
+
+// Calls of every registered operator with tensors of any shape, made from its schema: most are wrong.
+std::vector<call_spec> calls_by_schema();
 
 } // namespace boxed
 

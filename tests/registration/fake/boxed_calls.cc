@@ -3,6 +3,8 @@
 
 namespace boxed {
 
+using fake_torch::schemas;
+
 namespace {
 
 using arguments = std::map<std::string, value>;
@@ -169,6 +171,22 @@ const std::vector<call_spec> &calls() {
     return made;
   }();
   return all;
+}
+
+std::vector<call_spec> calls_by_schema() {
+  std::vector<call_spec> made;
+  for (const std::string &text : schemas()) {
+    const schema of = parse_schema(text);
+    arguments all, required;
+    for (const parameter &each : of.parameters) {
+      if (each.type != "Tensor" && each.type != "Tensor?") continue;
+      all[each.name] = tensor({2, 3, 8}, layout::transposed);
+      if (each.type == "Tensor") required[each.name] = tensor({2, 3, 8});
+    }
+    made.push_back({of.op, "every_tensor", all, ""});
+    made.push_back({of.op, "every_required_tensor", required, ""});
+  }
+  return made;
 }
 
 } // namespace boxed
