@@ -79,7 +79,9 @@ struct block_row {
 
 // Five make rows of 320, 640 and 1280 16-bit elements those of 8, 16 and 32 threads.
 constexpr int VECTOR_ITEMS = 5;
-constexpr int VECTOR_MAX_THREADS = 512; // up to 128 registers each
+// Leaves 80 registers each: with more, the compiler keeps gamma and beta in them, and fewer rows are under
+// way.
+constexpr int VECTOR_MAX_THREADS = 768;
 
 // What a thread holds of a row: `count` vectors, `step` columns apart from `first` on. Indices into values
 // are compile-time constants, so that they stay in registers.
