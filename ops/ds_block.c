@@ -98,7 +98,7 @@ typedef struct attention {
   const ds_attention_arguments *arguments;
   const ds_attention_shape *shape;
   ds_projection_grouping grouping;
-  ds_block_buffer normalised, query, key, value;
+  ds_block_buffer normalised, query, key, value, heads;
 } attention;
 
 typedef struct query_key_value {
@@ -174,7 +174,8 @@ static ds_status attend(const ds_block_call *call, const attention *self, matrix
       .key = in.key.data,
       .key_strides = {shape->key_tokens * in.key.row_stride, in.key.row_stride, head_size},
       .value = in.value.data,
-      .value_strides = {shape->key_tokens * in.value.row_stride, in.value.row_stride, head_size}};
+      .value_strides = {shape->key_tokens * in.value.row_stride, in.value.row_stride, head_size},
+      .output = ds_block_buffer_at(call, self->heads)};
   set_mask(&params, self->arguments->mask);
   const void *heads = NULL;
   DS_CHECK(call->services->attention(call->services->host, &params, &heads));
@@ -239,9 +240,9 @@ static ds_status run(const ds_block_call *call, void *output) {
   const projection out1 = {a->attn1.out_weight, a->attn1.out_bias, channels};
   const projection out2 = {a->attn2.out_weight, a->attn2.out_bias, channels};
   const attention first = {&a->attn1,       &call->shape.attn1, call->grouping1, DS_BLOCK_NORMALISED1,
-                           DS_BLOCK_QUERY1, DS_BLOCK_KEY1,      DS_BLOCK_VALUE1};
+                           DS_BLOCK_QUERY1, DS_BLOCK_KEY1,      DS_BLOCK_VALUE1, DS_BLOCK_HEADS1};
   const attention second = {&a->attn2,       &call->shape.attn2, call->grouping2, DS_BLOCK_NORMALISED2,
-                            DS_BLOCK_QUERY2, DS_BLOCK_KEY2,      DS_BLOCK_VALUE2};
+                            DS_BLOCK_QUERY2, DS_BLOCK_KEY2,      DS_BLOCK_VALUE2, DS_BLOCK_HEADS2};
   matrix residual, heads;
   DS_CHECK(normalise_input(call, &residual));
   DS_CHECK(attend(call, &first, &heads));

@@ -58,11 +58,13 @@ ds_status ds_block_plan(ds_block_call *call) {
   if (!ds_block_input_is_regular(call)) plan_buffer(call, DS_BLOCK_INPUT_COPY, rows, channels, NORM1, NORM2);
   plan_buffer(call, DS_BLOCK_NORMALISED1, rows, channels, NORM1, PROJECT1);
   plan_projections(call, &shape->attn1, call->grouping1, DS_BLOCK_QUERY1, PROJECT1, ATTEND1);
+  plan_buffer(call, DS_BLOCK_HEADS1, rows, shape->attn1.inner, ATTEND1, OUT1);
   if (bare_products) plan_buffer(call, DS_BLOCK_PRODUCT1, rows, channels, OUT1, NORM2);
   plan_buffer(call, DS_BLOCK_SUM1, rows, channels, OUT1, shape->attn2.present ? NORM3 : ADD);
   if (shape->attn2.present) {
     plan_buffer(call, DS_BLOCK_NORMALISED2, rows, channels, NORM2, PROJECT2);
     plan_projections(call, &shape->attn2, call->grouping2, DS_BLOCK_QUERY2, PROJECT2, ATTEND2);
+    plan_buffer(call, DS_BLOCK_HEADS2, rows, shape->attn2.inner, ATTEND2, OUT2);
     if (bare_products) plan_buffer(call, DS_BLOCK_PRODUCT2, rows, channels, OUT2, NORM3);
     plan_buffer(call, DS_BLOCK_SUM2, rows, channels, OUT2, ADD);
   }

@@ -14,6 +14,7 @@ typedef enum ds_block_buffer {
   DS_BLOCK_QUERY1,      // [rows, inner], or [rows, 3 · inner] with key and value behind it in each row
   DS_BLOCK_KEY1,        // [key rows, inner], or [key rows, 2 · inner] with value behind it in each row
   DS_BLOCK_VALUE1,      // [key rows, inner]
+  DS_BLOCK_HEADS1,      // [rows, inner]: the heads' results side by side
   DS_BLOCK_PRODUCT1,    // [rows, channels]: the bare output projection, where the linear service adds no
                         // residual
   DS_BLOCK_SUM1,        // [rows, channels]: the residual stream after the first attention
@@ -21,6 +22,7 @@ typedef enum ds_block_buffer {
   DS_BLOCK_QUERY2,
   DS_BLOCK_KEY2,
   DS_BLOCK_VALUE2,
+  DS_BLOCK_HEADS2,
   DS_BLOCK_PRODUCT2,
   DS_BLOCK_SUM2,
   DS_BLOCK_NORMALISED3,

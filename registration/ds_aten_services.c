@@ -120,8 +120,18 @@ static ds_status keep_attention(ds_aten_services *self, AtenTensorHandle result,
   return DS_OK;
 }
 
+static ds_status attention_cuda(const ds_aten_services *self, const ds_attention_params *params,
+                                const void **data) {
+  const ds_cuda_module *cuda = self->context->cuda;
+  const ds_status status = cuda->attention(params, self->context->stream);
+  *data = params->output;
+  return status == DS_OK ? DS_OK : ds_error(status, "ds_diffusers::block_forward: %s", cuda->error_message());
+}
+
 static ds_status attention(void *host, const ds_attention_params *params, const void **data) {
   ds_aten_services *self = host;
+  if (self->like.device_type == DS_CUDA && self->context->cuda->attention_serves(params))
+    return attention_cuda(self, params, data);
   AtenTensorHandle query = NULL, key = NULL, value = NULL, mask = NULL, result = NULL;
   ds_status status =
       heads_view(self, params, params->query, params->query_tokens, params->query_strides, &query);

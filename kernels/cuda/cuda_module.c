@@ -12,6 +12,8 @@ static const ds_cuda_module module = {
 #undef DS_SET_LAUNCHER
         .linear_workspace_bytes = DS_LINEAR_WORKSPACE_BYTES,
     .linear = ds_linear_cuda,
+    .attention_serves = ds_attention_serves_cuda,
+    .attention = ds_attention_cuda,
 };
 
 const ds_cuda_module *ds_diffusers_cuda_module(void);

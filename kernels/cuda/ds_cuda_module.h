@@ -3,6 +3,7 @@
 #ifndef DS_CUDA_MODULE_H
 #define DS_CUDA_MODULE_H
 
+#include "../ds_attention_params.h"
 #include "../ds_bias_add_params.h"
 #include "../ds_gated_activation_params.h"
 #include "../ds_layer_norm_params.h"
@@ -17,7 +18,7 @@ extern "C" {
 
 // Changed whenever this struct or a parameter struct changes: a main library takes only a module built from
 // the same interface.
-#define DS_CUDA_MODULE_VERSION 1u
+#define DS_CUDA_MODULE_VERSION 2u
 
 #define DS_CUDA_MODULE_FILE "libds_diffusers_cuda.so"
 #define DS_CUDA_MODULE_SYMBOL "ds_diffusers_cuda_module"
@@ -45,6 +46,11 @@ typedef struct ds_cuda_module {
   // for reuse by later work on the same stream. DS_E_UNSUPPORTED with a message where no cuBLASLt is found.
   size_t linear_workspace_bytes;
   ds_status (*linear)(const ds_linear_params *params, void *workspace, void *stream);
+
+  // Attention of the module's own. attention_serves tells whether there is a kernel for these parameters on
+  // the current device and it is faster than PyTorch's; only then may attention be called.
+  int (*attention_serves)(const ds_attention_params *params);
+  ds_status (*attention)(const ds_attention_params *params, void *stream);
 } ds_cuda_module;
 
 typedef const ds_cuda_module *(*ds_cuda_module_fn)(void);

@@ -16,6 +16,9 @@ DS_CUDA_KERNELS(DS_DECLARE_LAUNCHER)
 // and many features, as small images make, keep their partial sums there.
 #define DS_LINEAR_WORKSPACE_BYTES ((size_t)32 << 20)
 
+int ds_attention_serves_cuda(const ds_attention_params *params);
+ds_status ds_attention_cuda(const ds_attention_params *params, void *stream);
+
 ds_status ds_linear_cuda(const ds_linear_params *params, void *workspace, void *stream);
 
 #ifdef __cplusplus
