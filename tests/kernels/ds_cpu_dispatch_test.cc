@@ -58,7 +58,7 @@ TEST(CpuDispatch, TheChoiceIsKept) {
 // In a process of its own, since the choice is made once.
 class CpuDispatchDeathTest : public testing::Test {
 protected:
-  void SetUp() override { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+  void SetUp() override { testing::GTEST_FLAG(death_test_style) = "threadsafe"; }
 };
 
 // Ends the process: 0 where the first choice with this value of the variable is as expected.
