@@ -75,12 +75,25 @@ static void bias_add_row_range(int64_t begin, int64_t end, void *argument) {
   }
 }
 
+// Elements of a column that are added at a time. Short columns share a tile, to share what a tile costs; long
+// ones are read one after the other, in the order of memory.
+#define COLUMN_RUN 4096
+#define COLUMNS_TOGETHER 8
+_Static_assert(COLUMN_RUN + COLUMNS_TOGETHER * 31 <= DS_TILE_FLOATS,
+               "columns and their padding fit the scratch");
+
+static int columns_at_a_time(int64_t rows) {
+  const int64_t fitting = COLUMN_RUN / rows;
+  return fitting < 1 ? 1 : fitting < COLUMNS_TOGETHER ? (int)fitting : COLUMNS_TOGETHER;
+}
+
 // Columns first_col … first_col + cols - 1 of `count` rows, one element apart in every operand: the tiles'
 // rows are columns here.
 static void bias_add_columns(const ds_bias_add_params *params, int64_t row, int64_t count, int64_t first_col,
                              int cols) {
   const ds_dtype dtype = params->dtype;
-  const ds_tile_shape shape = {8, 512, 512 + 16};
+  const int64_t run = count < COLUMN_RUN ? count : COLUMN_RUN;
+  const int64_t pitch = (run + 15) / 16 * 16 + 16;
   float input_scratch[DS_TILE_FLOATS], other_scratch[DS_TILE_FLOATS];
   float bias_scratch[DS_TILE_MAX_ROWS], other_bias_scratch[DS_TILE_MAX_ROWS];
   const ds_tile input = ds_tile_locate_columns(&params->input, dtype, row, first_col, cols);
@@ -90,14 +103,14 @@ static void bias_add_columns(const ds_bias_add_params *params, int64_t row, int6
   const float *other_bias =
       ds_vector_read(dtype, params->other_bias, first_col, cols, no_bias, other_bias_scratch);
 
-  for (int64_t done = 0; done < count; done += shape.cols) {
-    const int64_t now = count - done < shape.cols ? count - done : shape.cols;
+  for (int64_t done = 0; done < count; done += run) {
+    const int64_t now = count - done < run ? count - done : run;
     const float *in[DS_TILE_MAX_ROWS], *add[DS_TILE_MAX_ROWS];
     float *out[DS_TILE_MAX_ROWS];
-    ds_tile_read(&input, done, now, input_scratch, shape.pitch, in);
-    ds_tile_start_write(&output, done, input_scratch, shape.pitch, out);
+    ds_tile_read(&input, done, now, input_scratch, pitch, in);
+    ds_tile_start_write(&output, done, input_scratch, pitch, out);
     if (other.rows > 0) {
-      ds_tile_read(&other, done, now, other_scratch, shape.pitch, add);
+      ds_tile_read(&other, done, now, other_scratch, pitch, add);
       for (int i = 0; i < cols; i++) add_scalars(in[i], bias[i], add[i], other_bias[i], out[i], now);
     } else {
       for (int i = 0; i < cols; i++) add_scalar(in[i], bias[i], out[i], now);
@@ -116,7 +129,6 @@ static void bias_add_column_range(int64_t begin, int64_t end, void *argument) {
   const bias_add_task *task = (const bias_add_task *)argument;
   const ds_bias_add_params *params = task->params;
   const int64_t last = end * task->shape.rows < params->rows ? end * task->shape.rows : params->rows;
-  const int step = task->shape.cols;
   for (int64_t row = begin * task->shape.rows; row < last;) {
     int64_t count = last - row;
     const ds_rows *operands[] = {&params->input, &params->output, &params->other};
@@ -124,6 +136,7 @@ static void bias_add_column_range(int64_t begin, int64_t end, void *argument) {
       const int64_t left = rows_left_inside(operands[i], row);
       if (left < count) count = left;
     }
+    const int step = columns_at_a_time(count);
     for (int64_t col = 0; col < params->cols; col += step)
       bias_add_columns(params, row, count, col, params->cols - col < step ? (int)(params->cols - col) : step);
     row += count;
@@ -145,7 +158,7 @@ ds_status DS_CPU_NAME(ds_bias_add_cpu)(const ds_bias_add_params *params, ds_para
   const int by_columns = goes_by_columns(params);
   bias_add_task task = {params, ds_tile_shape_for(params->dtype, params->cols, &params->input, &params->other,
                                                   &params->output)};
-  if (by_columns) task.shape = (ds_tile_shape){.rows = 64, .cols = 8};
+  if (by_columns) task.shape.rows = 64;
   const int64_t tiles = (params->rows - 1) / task.shape.rows + 1;
   return ds_parallel_for(parallel_for, 0, tiles, ds_tile_grain(task.shape.rows, params->cols),
                          by_columns ? bias_add_column_range : bias_add_row_range, &task);

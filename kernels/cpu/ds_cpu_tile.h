@@ -73,8 +73,13 @@ DS_NOT_INLINE ds_tile ds_tile_locate(const ds_rows *view, ds_dtype dtype, int64_
   ds_tile tile = ds_tile_empty(view, dtype, view->col_stride);
   if (view->data == NULL) return tile;
   tile.rows = rows;
-  for (int i = 0; i < rows; i++)
-    tile.row[i] = (char *)view->data + ds_rows_offset(view, first_row + i) * tile.bytes;
+  const int64_t inner = view->sizes[view->dims - 1];
+  const int64_t step = view->strides[view->dims - 1] * tile.bytes;
+  for (int i = 0; i < rows;) {
+    char *row = (char *)view->data + ds_rows_offset(view, first_row + i) * tile.bytes;
+    for (int64_t left = inner - (first_row + i) % inner; left > 0 && i < rows; left--, row += step)
+      tile.row[i++] = row;
+  }
   tile.next = ((char *)view->data - tile.row[0]) + ds_rows_offset(view, first_row + rows) * tile.bytes;
   return tile;
 }

@@ -68,7 +68,8 @@ TEST_P(BiasAddCpu, MatchesReferenceInAnyLayouts) {
 TEST_P(BiasAddCpu, MatchesReferenceAcrossTiles) {
   for (const layout input : {layout::contiguous, layout::column_major, layout::spread_columns})
     for (const layout output : {layout::contiguous, layout::column_major, layout::spread_columns})
-      for (const auto &[rows, cols] : {std::pair{2, 261}, std::pair{130, 130}, std::pair{1202, 11}})
+      for (const auto &[rows, cols] :
+           {std::pair{2, 261}, std::pair{130, 130}, std::pair{1202, 11}, std::pair{8300, 3}})
         run_and_check({.rows = rows, .cols = cols, .input_layout = input, .output_layout = output});
 }
 

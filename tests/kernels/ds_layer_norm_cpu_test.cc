@@ -93,10 +93,14 @@ TEST_P(RoundedLayerNormCpu, NormalizesTheUnroundedSum) {
   }
 }
 
+// Exactly: the mean of equal numbers is the number, whatever rounding their sum suffers.
 TEST_P(LayerNormCpu, ConstantRowsGiveBeta) {
-  layer_norm_case test(dtype, {.rows = 2, .cols = 100, .width = 0.0, .centre = 3.0});
-  ASSERT_EQ(kernels->layer_norm(&test.params, nullptr), DS_OK);
-  for (int64_t col = 0; col < 100; col++) EXPECT_EQ(test.output.at(1, col), test.beta.at(0, col));
+  for (const double constant : {3.0, 0.1, -1234.567})
+    for (const int64_t cols : {1, 100, 1280, 14432}) {
+      layer_norm_case test(dtype, {.rows = 2, .cols = cols, .width = 0.0, .centre = constant});
+      ASSERT_EQ(kernels->layer_norm(&test.params, nullptr), DS_OK);
+      for (int64_t col = 0; col < cols; col++) ASSERT_EQ(test.output.at(1, col), test.beta.at(0, col));
+    }
 }
 
 TEST_P(LayerNormCpu, ConstantRowsWithoutEpsilonGiveNaN) {
