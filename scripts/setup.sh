@@ -129,8 +129,10 @@ print("==" + found if found.startswith("13.") else ">=13,<14")')
     return
   fi
   toolkit=$(echo "$venv"/lib/python3*/site-packages/nvidia/cu13)
-  # Some releases of nvcc look for the toolkit's libraries in lib64, where the wheels do not put them.
+  # Names that the wheels leave out: the folder where some releases of nvcc look for libraries, and the runtime's
+  # name without a version, by which CMake knows a toolkit.
   [ -e "$toolkit/lib64" ] || ln -s lib "$toolkit/lib64"
+  [ -e "$toolkit/lib/libcudart.so" ] || ln -s libcudart.so.13 "$toolkit/lib/libcudart.so"
   if ! echo 'int main(void) { return 0; }' | "$toolkit/bin/nvcc" -x cu -o "$toolkit/works" -; then
     say "the CUDA compiler in $toolkit does not work; the CPU library alone will be built"
     return
