@@ -6,8 +6,9 @@
 #include <stdint.h>
 
 // output = input · weightᵀ + bias + residual (torch.nn.functional.linear), absent terms left out, accumulated
-// in float32. Each operand is row-major with its last dimension contiguous; row strides count elements.
-// The output overlaps no input. rows == 0 or out_features == 0 does nothing; in_features == 0 sums nothing.
+// in float32, rounded once; where a library cannot add bias and residual in float32, the bare product is
+// rounded too. Each operand is row-major with its last dimension contiguous; row strides count elements. The
+// output overlaps no input. rows == 0 or out_features == 0 does nothing; in_features == 0 sums nothing.
 typedef struct ds_linear_params {
   ds_dtype dtype; // of every operand
   int64_t rows;
