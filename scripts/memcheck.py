@@ -32,9 +32,13 @@ def gpu_tests(folder: Path) -> list[dict]:
     return json.loads(listing.stdout)["tests"]
 
 
+def properties_of(test: dict) -> dict:
+    return {item["name"]: item["value"] for item in test.get("properties", [])}
+
+
 def environment(test: dict) -> dict[str, str]:
     """The variables that CTest would set for the test."""
-    properties = {item["name"]: item["value"] for item in test.get("properties", [])}
+    properties = properties_of(test)
     variables = {**os.environ, **ENVIRONMENT}
     for assignment in properties.get("ENVIRONMENT", []):
         name, value = assignment.split("=", 1)
@@ -68,7 +72,12 @@ def merged(tests: list[dict]) -> list[tuple[list[str], dict[str, str]]]:
 
 def main(folder: Path) -> int:
     prefix = [sanitizer(), "--tool", "memcheck", "--error-exitcode", "99", "--target-processes", "all"]
-    failed, commands = [], merged(gpu_tests(folder))
+    tests = gpu_tests(folder)
+    for test in tests:
+        # Writes what other tests read, and is none itself.
+        if "FIXTURES_SETUP" in properties_of(test):
+            subprocess.run(test["command"], env=environment(test), check=True)
+    failed, commands = [], merged([test for test in tests if "FIXTURES_SETUP" not in properties_of(test)])
     for command, variables in commands:
         shown = " ".join(argument for argument in command if not argument.startswith(FILTER))
         print(f"\n== memcheck: {shown}", flush=True)
