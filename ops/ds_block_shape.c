@@ -131,19 +131,21 @@ static ds_status check_attention(const char *attention, const ds_attention_argum
 }
 
 // Arguments of a second attention that isn't there would be dropped without a word.
-static ds_status check_no_attention(const char *attention, const ds_attention_arguments *arguments) {
+static ds_status check_no_second_attention(const ds_block_arguments *arguments) {
+  const ds_attention_arguments *attn2 = &arguments->attn2;
   const struct {
     const char *name;
     const ds_tensor *tensor;
-  } given[] = {{"context", arguments->context},  {"mask", arguments->mask},
-               {"q_bias", arguments->q_bias},    {"k_weight", arguments->k_weight},
-               {"k_bias", arguments->k_bias},    {"v_weight", arguments->v_weight},
-               {"v_bias", arguments->v_bias},    {"out_weight", arguments->out_weight},
-               {"out_bias", arguments->out_bias}};
+  } given[] = {{"attn2_context", attn2->context},    {"attn2_mask", attn2->mask},
+               {"attn2_q_bias", attn2->q_bias},      {"attn2_k_weight", attn2->k_weight},
+               {"attn2_k_bias", attn2->k_bias},      {"attn2_v_weight", attn2->v_weight},
+               {"attn2_v_bias", attn2->v_bias},      {"attn2_out_weight", attn2->out_weight},
+               {"attn2_out_bias", attn2->out_bias},  {"norm2_weight", arguments->norm2_weight},
+               {"norm2_bias", arguments->norm2_bias}};
   for (size_t i = 0; i < sizeof given / sizeof *given; i++)
     if (given[i].tensor != NULL)
-      return ds_error(DS_E_NULL, "%s: %s_%s is given, must be None where %s_q_weight is None", op, attention,
-                      given[i].name, attention);
+      return ds_error(DS_E_NULL, "%s: %s is given, must be None where attn2_q_weight is None", op,
+                      given[i].name);
   return DS_OK;
 }
 
@@ -171,7 +173,7 @@ ds_status ds_block_check(const ds_context *context, const ds_block_arguments *ar
   DS_CHECK(check_norm("norm1", arguments->norm1_weight, arguments->norm1_bias, x));
   DS_CHECK(check_attention("attn1", &arguments->attn1, x, &shape->attn1));
   DS_CHECK(check_norm("norm2", arguments->norm2_weight, arguments->norm2_bias, x));
-  DS_CHECK(arguments->attn2.q_weight == NULL ? check_no_attention("attn2", &arguments->attn2)
+  DS_CHECK(arguments->attn2.q_weight == NULL ? check_no_second_attention(arguments)
                                              : check_attention("attn2", &arguments->attn2, x, &shape->attn2));
   DS_CHECK(check_norm("norm3", arguments->norm3_weight, arguments->norm3_bias, x));
   DS_CHECK(check_feed_forward(arguments, shape));

@@ -71,6 +71,9 @@ static ds_status enter_device(ds_call *call) {
 
 ds_status ds_call_begin(ds_call *call, const ds_signature *signature, StableIValue *stack, void *arguments) {
   ds_call_take(call, signature, stack);
+  if (aoti_torch_abi_version() < DS_TORCH_2_10)
+    return ds_error(DS_E_UNSUPPORTED, "%s: torch is too old, must be 2.10 or newer: upgrade torch",
+                    signature->op);
   DS_CHECK(unpack(call, stack, arguments));
   return enter_device(call);
 }

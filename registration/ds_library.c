@@ -8,16 +8,8 @@ static const ds_operator *const operators[] = {
     &ds_nhwc_bias_add_operator, &ds_block_forward_operator};
 enum { OPERATORS = sizeof operators / sizeof *operators };
 
-// Stands in for every operator where torch is too old: an error at the call says so. The constructor itself
-// has no way to raise one.
-static void torch_is_too_old(StableIValue *stack, uint64_t argument_count, uint64_t result_count) {
-  (void)stack, (void)argument_count, (void)result_count;
-  aoti_torch_check(false, NAMESPACE, __FILE__, __LINE__,
-                   "ds_diffusers needs torch 2.10 or newer; this process has an older one: upgrade torch");
-}
-
 static AOTITorchError register_kernel(TorchLibraryHandle library, const char *name, ds_boxed_fn kernel) {
-  // Later than the library's other functions, so that a symbol missing in an old torch is never called.
+  // Missing in a torch older than 2.10.
   return torch_library_impl != NULL ? torch_library_impl(library, name, kernel, DS_TORCH_2_10)
                                     : aoti_torch_library_impl(library, name, kernel);
 }
@@ -31,15 +23,11 @@ static AOTITorchError define_schemas(void) {
   return error;
 }
 
-static AOTITorchError register_kernels(const char *dispatch_key, int meta, ds_boxed_fn replacement) {
+static AOTITorchError register_kernels(const char *dispatch_key, int meta) {
   TorchLibraryHandle library = NULL;
   AOTITorchError error = aoti_torch_library_init_impl(NAMESPACE, dispatch_key, __FILE__, __LINE__, &library);
-  for (int i = 0; i < OPERATORS && error == 0; i++) {
-    const ds_boxed_fn kernel = replacement != NULL ? replacement
-                               : meta              ? operators[i]->meta
-                                                   : operators[i]->run;
-    error = register_kernel(library, operators[i]->name, kernel);
-  }
+  for (int i = 0; i < OPERATORS && error == 0; i++)
+    error = register_kernel(library, operators[i]->name, meta ? operators[i]->meta : operators[i]->run);
   return error;
 }
 
@@ -49,10 +37,11 @@ __attribute__((constructor)) static void register_operators(void) {
   ds_torch_find_recent();
   if (define_schemas() != 0) return;
   if (aoti_torch_abi_version() < DS_TORCH_2_10) {
-    (void)register_kernels("CompositeExplicitAutograd", 0, torch_is_too_old);
+    // A constructor has no way to raise an error, so each call does, whatever its tensors are.
+    (void)register_kernels("CompositeExplicitAutograd", 0);
     return;
   }
-  (void)register_kernels("CPU", 0, NULL);
-  (void)register_kernels("CUDA", 0, NULL);
-  (void)register_kernels("Meta", 1, NULL);
+  (void)register_kernels("CPU", 0);
+  (void)register_kernels("CUDA", 0);
+  (void)register_kernels("Meta", 1);
 }

@@ -195,7 +195,7 @@ def _second_attention(table: _Table) -> None:
         "out_weight",
         "out_bias",
     ]
-    names = [f"attn2_{part}" for part in parts]
+    names = [*(f"attn2_{part}" for part in parts), "norm2_weight", "norm2_bias"]
     for name in names:
         absent = dict.fromkeys([*names, "attn2_q_weight"])
         table.refuse(

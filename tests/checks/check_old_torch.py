@@ -9,9 +9,10 @@ import sys
 ATTEMPTS = {
     "the package": ("import ds_diffusers; ds_diffusers.load()", "RuntimeError", "must be 2.10 or newer"),
     "the library alone": (
-        "import torch; from ds_diffusers import library; torch.ops.load_library(library.library_path())",
-        "OSError",
-        "",
+        "import torch; from ds_diffusers import library; torch.ops.load_library(library.library_path()); "
+        "torch.ops.ds_diffusers.layer_norm(torch.ones(2, 3), torch.ones(3))",
+        "RuntimeError",
+        "torch is too old, must be 2.10 or newer",
     ),
 }
 

@@ -146,15 +146,17 @@ std::vector<wrong> wrong_others() {
 // What is left of a second attention whose queries' weight is missing, each alone.
 std::vector<wrong> left_overs() {
   std::vector<wrong> all;
-  const std::vector<std::string> names = {"context",  "mask",   "q_bias",     "k_weight", "k_bias",
-                                          "v_weight", "v_bias", "out_weight", "out_bias"};
+  const std::vector<std::string> names = {"attn2_context",  "attn2_mask",       "attn2_q_bias",
+                                          "attn2_k_weight", "attn2_k_bias",     "attn2_v_weight",
+                                          "attn2_v_bias",   "attn2_out_weight", "attn2_out_bias",
+                                          "norm2_weight",   "norm2_bias"};
   for (const std::string &name : names)
-    all.push_back({"attn2_" + name + "_left_over",
+    all.push_back({name + "_left_over",
                    [names, name](block_arguments &a) {
                      a.at("attn2_q_weight").given = false;
-                     for (const std::string &other : names) a.at("attn2_" + other).given = other == name;
+                     for (const std::string &other : names) a.at(other).given = other == name;
                    },
-                   DS_E_NULL, "attn2_" + name + " is given, must be None where attn2_q_weight is None"});
+                   DS_E_NULL, name + " is given, must be None where attn2_q_weight is None"});
   return all;
 }
 

@@ -47,7 +47,7 @@ public:
         options.dtype, sizes,
         options.hidden_strides.empty() ? contiguous_strides(sizes) : options.hidden_strides, next_seed_++);
     for (const std::string name : {"norm1", "norm2", "norm3"})
-      if (options.norms) {
+      if (options.norms && (name != "norm2" || options.attn2.present)) {
         add(name + "_weight", {options.channels}, 1.0, 0.5);
         add(name + "_bias", {options.channels}, 0.0, 0.5);
       }

@@ -22,7 +22,7 @@ TEST(OldTorch, GetsAnErrorThatSaysWhatToDo) {
     } catch (const error &thrown) {
       message = thrown.what();
     }
-    EXPECT_NE(message.find("needs torch 2.10 or newer"), std::string::npos) << message;
+    EXPECT_NE(message.find("torch is too old, must be 2.10 or newer"), std::string::npos) << message;
   }
 }
 
