@@ -20,11 +20,18 @@ SLACK = 4 << 10
 def check_no_growth(
     function: Callable[[], object], repeats: int, device: torch.device, calls_each: int = 1
 ) -> None:
-    grown = growth(function, repeats, device)
     calls = repeats * calls_each
-    assert grown.get("heap", 0) < HEAP_LIMIT_PER_CALL * calls + SLACK, grown
-    assert grown["resident"] < RESIDENT_LIMIT, grown
-    assert grown.get("cuda", 0) <= 0, grown
+    measured = []
+    # A cache that grows does so once; a leak grows each time.
+    while len(measured) < 3:
+        measured.append(growth(function, repeats, device))
+        if (
+            measured[-1].get("heap", 0) < HEAP_LIMIT_PER_CALL * calls + SLACK
+            and measured[-1]["resident"] < RESIDENT_LIMIT
+            and measured[-1].get("cuda", 0) <= 0
+        ):
+            return
+    raise AssertionError(f"memory grew in each of {len(measured)} times {calls} calls: {measured}")
 
 
 def failing_call(operator: Operator, arguments: Arguments) -> Callable[[], None]:
