@@ -8,12 +8,24 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
+print_help() {
+  sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  if [ -x "$root/.venv/bin/python" ] && "$root/.venv/bin/python" -c 'import ds_diffusers' 2>/dev/null; then
+    echo
+    "$root/.venv/bin/python" -m ds_diffusers.demo --help
+  fi
+}
+
 setup=()
 # Kept, so that the next time compiles only what has changed.
 build=(-C build-dir="$root/build/demo")
 run=()
 for argument in "$@"; do
   case $argument in
+    -h | --help)
+      print_help
+      exit 0
+      ;;
     --cpu)
       setup=(--cpu)
       run+=(--device cpu)
