@@ -2,6 +2,7 @@
 
 # labels: torch diffusers gpu
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,18 @@ def test_wrong_argument_is_refused_in_one_sentence(
     errors = capsys.readouterr().err
     exact = message if message.endswith(".+") else re.escape(message)
     assert re.fullmatch(f"error: {exact}", errors.strip()), errors
+
+
+def test_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "ds_diffusers.demo.command", raising=False)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    assert main([]) == 2
+    printed = capsys.readouterr().err
+    assert printed == (
+        "error: the demo needs the package safetensors.torch: pip install 'ds_diffusers[diffusers]'\n"
+    )
 
 
 def test_missing_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:

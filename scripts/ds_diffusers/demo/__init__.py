@@ -3,6 +3,21 @@
 python -m ds_diffusers.demo --help
 """
 
-from .main import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the demo with command-line arguments (None: the process's own) and returns the exit code: 0, 1
+    where the result is not finite, 2 for what the user can change, which is said in one sentence."""
+    try:
+        from .command import run
+    except ModuleNotFoundError as error:
+        print(
+            f"error: the demo needs the package {error.name}: pip install 'ds_diffusers[diffusers]'",
+            file=sys.stderr,
+        )
+        return 2
+    return run(arguments)

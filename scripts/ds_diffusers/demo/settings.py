@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="ds_diffusers.demo",
+        prog="python -m ds_diffusers.demo",
         description="Runs a denoising loop as diffusers does and once more patched by ds_diffusers, and "
         "compares time and result. Without --model: a Stable Diffusion UNet with random weights.",
     )

@@ -25,8 +25,8 @@ from .pipelines import ImageRun, compare_images, latents_in, load_pipeline
 from .settings import UserError, parse
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0, 1 where the result is not finite, 2 for what the user can change."""
+def run(arguments: Sequence[str] | None) -> int:
+    """As ds_diffusers.demo.main, with all packages there."""
     # Otherwise each change of dtype is commented on.
     logging.set_verbosity_error()
     try:
