@@ -24,9 +24,26 @@ static ds_projection_grouping group_projections(const ds_attention_arguments *at
   return query_key ? DS_PROJECT_ALL_TOGETHER : DS_PROJECT_KEY_VALUE_TOGETHER;
 }
 
+// More bytes than a buffer can have, few enough that the sum over all buffers does not wrap around.
+static const size_t most_bytes = (size_t)PTRDIFF_MAX / 64;
+
 static void plan_buffer(ds_block_call *call, int index, int64_t rows, int64_t cols, int first, int last) {
-  call->buffers[index] = (ds_scratch_buffer){
-      .bytes = (size_t)rows * (size_t)cols * ds_dtype_bytes(call->dtype), .first = first, .last = last};
+  size_t bytes;
+  if (__builtin_mul_overflow((size_t)rows, (size_t)cols, &bytes) ||
+      __builtin_mul_overflow(bytes, ds_dtype_bytes(call->dtype), &bytes) || bytes > most_bytes)
+    bytes = most_bytes;
+  call->buffers[index] = (ds_scratch_buffer){.bytes = bytes, .first = first, .last = last};
+}
+
+// Expanded tensors can have more elements than there are addresses.
+static ds_status check_sizes(const ds_block_call *call) {
+  for (int i = 0; i < DS_BLOCK_BUFFERS; i++)
+    if (call->buffers[i].bytes == most_bytes)
+      return ds_error(
+          DS_E_MEMORY,
+          "ds_diffusers::block_forward: the sizes of its arguments ask for more memory than there "
+          "can be");
+  return DS_OK;
 }
 
 // Buffers of one attention; `query` is one of the QUERY buffers, with KEY and VALUE behind it.
@@ -73,6 +90,7 @@ ds_status ds_block_plan(ds_block_call *call) {
   plan_buffer(call, DS_BLOCK_FF_GATED, rows, shape->ff_inner, GATE, FF_OUT);
   if (bare_products) plan_buffer(call, DS_BLOCK_FF_PRODUCT, rows, channels, FF_OUT, ADD);
 
+  DS_CHECK(check_sizes(call));
   void *memory = NULL;
   const size_t bytes = ds_scratch_plan(call->buffers, DS_BLOCK_BUFFERS);
   DS_CHECK(call->services->allocate(call->services->host, bytes, &memory));

@@ -3,9 +3,8 @@
 #include "ds_torch_cuda.h"
 #include <string.h>
 
-#define DS_MAX_RANK 64 // of a torch tensor
-
-void ds_call_take(ds_call *call, const ds_signature *signature, StableIValue *stack) {
+// Takes ownership of everything on the stack. Never fails.
+static void take(ds_call *call, const ds_signature *signature, StableIValue *stack) {
   memset(call, 0, sizeof *call);
   call->signature = signature;
   for (int i = 0; i < signature->argument_count; i++) {
@@ -25,19 +24,28 @@ static int has_layout(const ds_tensor *tensor, ds_argument_layout layout) {
   return layout == DS_LAYOUT_ROWS || (rows.dims == 1 && rows.col_stride == 1);
 }
 
+// None where the schema says Tensor arrives as an undefined tensor, and C++ callers pass one for an optional
+// one's absence: such an input is released.
+static ds_status check_defined(ds_call *call, int index) {
+  const ds_argument *argument = &call->signature->arguments[index];
+  bool defined = false;
+  DS_CHECK(DS_TORCH(aoti_torch_is_defined, (call->inputs[index], &defined)));
+  if (defined) return DS_OK;
+  if (!argument->optional)
+    return ds_error(DS_E_NULL, "%s: %s is None, must be a tensor", call->signature->op, argument->name);
+  ds_torch_release(&call->inputs[index]);
+  return DS_OK;
+}
+
 static ds_status describe_input(ds_call *call, int index) {
   const ds_argument *argument = &call->signature->arguments[index];
   ds_tensor *tensor = &call->tensors[index];
-  bool defined = false;
-  DS_CHECK(DS_TORCH(aoti_torch_is_defined, (call->inputs[index], &defined)));
-  if (!defined) {
-    // None where the schema says Tensor arrives so, and C++ callers pass it for an optional one's absence.
-    if (!argument->optional)
-      return ds_error(DS_E_NULL, "%s: %s is None, must be a tensor", call->signature->op, argument->name);
-    ds_torch_release(&call->inputs[index]);
-    return DS_OK;
-  }
+  DS_CHECK(check_defined(call, index));
+  if (call->inputs[index] == NULL) return DS_OK;
   DS_CHECK(ds_torch_describe(call->inputs[index], tensor));
+  if (tensor->rank > DS_MAX_RANK)
+    return ds_error(DS_E_SHAPE, "%s: %s has rank %d, must be of rank %d or less", call->signature->op,
+                    argument->name, tensor->rank, DS_MAX_RANK);
   if (has_layout(tensor, argument->layout)) return DS_OK;
   AtenTensorHandle contiguous = NULL;
   DS_CHECK(ds_aten_contiguous(call->inputs[index], &contiguous));
@@ -70,12 +78,31 @@ static ds_status enter_device(ds_call *call) {
 }
 
 ds_status ds_call_begin(ds_call *call, const ds_signature *signature, StableIValue *stack, void *arguments) {
-  ds_call_take(call, signature, stack);
+  take(call, signature, stack);
   if (aoti_torch_abi_version() < DS_TORCH_2_10)
     return ds_error(DS_E_UNSUPPORTED, "%s: torch is too old, must be 2.10 or newer: upgrade torch",
                     signature->op);
   DS_CHECK(unpack(call, stack, arguments));
   return enter_device(call);
+}
+
+// One tensor on meta makes the dispatcher choose the Meta kernel for all of them, which would hand out memory
+// without values.
+static ds_status check_on_meta(ds_call *call, int index) {
+  int32_t device_type = 0;
+  DS_CHECK(check_defined(call, index));
+  if (call->inputs[index] == NULL) return DS_OK;
+  DS_CHECK(DS_TORCH(aoti_torch_get_device_type, (call->inputs[index], &device_type)));
+  if (device_type == aoti_torch_device_type_meta()) return DS_OK;
+  return ds_error(DS_E_DEVICE, "%s: %s is not on meta, must be on meta, as another tensor is",
+                  call->signature->op, call->signature->arguments[index].name);
+}
+
+ds_status ds_call_begin_meta(ds_call *call, const ds_signature *signature, StableIValue *stack) {
+  take(call, signature, stack);
+  for (int i = 0; i < signature->argument_count; i++)
+    if (call->inputs[i] != NULL) DS_CHECK(check_on_meta(call, i));
+  return DS_OK;
 }
 
 // Whether the strides are exactly those that ds_call_new_result gives; torch.empty_like keeps any others,
@@ -91,9 +118,6 @@ static int has_default_strides(const ds_tensor *tensor) {
 
 ds_status ds_call_new_result(ds_call *call, int index, int32_t rank, const int64_t *sizes) {
   int64_t strides[DS_MAX_RANK];
-  if (rank > DS_MAX_RANK)
-    return ds_error(DS_E_SHAPE, "%s: a tensor has rank %d, must be at most %d", call->signature->op, rank,
-                    DS_MAX_RANK);
   // As torch makes contiguous strides: an empty dimension counts as one element.
   int64_t stride = 1;
   for (int32_t i = rank - 1; i >= 0; i--) {

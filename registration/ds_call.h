@@ -9,6 +9,7 @@
 
 #define DS_MAX_ARGUMENTS 40
 #define DS_MAX_RESULTS 2
+#define DS_MAX_RANK 64 // of an argument: torch's own functions take no more either
 
 typedef enum ds_argument_kind {
   DS_ARGUMENT_TENSOR, // unpacked as const ds_tensor *; NULL for None
@@ -50,8 +51,9 @@ typedef struct ds_call {
   ds_context context;
 } ds_call;
 
-// Takes ownership of everything on the stack, and no more: what a Meta kernel needs. Never fails.
-void ds_call_take(ds_call *call, const ds_signature *signature, StableIValue *stack);
+// Takes the stack for a Meta kernel, which reads no sizes: checks that every tensor is there and is a meta
+// tensor, and no more.
+ds_status ds_call_begin_meta(ds_call *call, const ds_signature *signature, StableIValue *stack);
 
 // Takes the stack, describes every tensor in the layout that it must have, fills `arguments`, and makes the
 // first tensor's device and its current stream those of call->context.

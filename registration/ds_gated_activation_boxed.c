@@ -3,8 +3,6 @@
 #include "ds_gated_activation.h"
 #include "ds_operators.h"
 
-#define MAX_RANK 64 // of a torch tensor
-
 typedef struct gated_activation_arguments {
   const ds_tensor *activation, *bias;
   int64_t activation_type;
@@ -22,7 +20,7 @@ static void ds_gated_activation_boxed(StableIValue *stack, uint64_t argument_cou
   (void)argument_count, (void)result_count;
   ds_call call;
   gated_activation_arguments a;
-  int64_t sizes[MAX_RANK];
+  int64_t sizes[DS_MAX_RANK];
   ds_status status = ds_call_begin(&call, &signature, stack, &a);
   if (status == DS_OK) status = ds_gated_activation_sizes(a.activation, sizes);
   if (status == DS_OK) status = ds_call_new_result(&call, 0, a.activation->rank, sizes);
@@ -35,10 +33,10 @@ static void ds_gated_activation_boxed(StableIValue *stack, uint64_t argument_cou
 static void ds_gated_activation_meta(StableIValue *stack, uint64_t argument_count, uint64_t result_count) {
   (void)argument_count, (void)result_count;
   ds_call call;
-  ds_call_take(&call, &signature, stack);
   // glu gives the shape, but keeps the order of its input's strides.
   AtenTensorHandle halved = NULL;
-  ds_status status = ds_aten_glu(call.inputs[0], &halved);
+  ds_status status = ds_call_begin_meta(&call, &signature, stack);
+  if (status == DS_OK) status = ds_aten_glu(call.inputs[0], &halved);
   if (status == DS_OK) status = ds_aten_empty_like(halved, DS_CONTIGUOUS_FORMAT, &call.results[0]);
   ds_torch_release(&halved);
   ds_call_end(&call, status, stack);

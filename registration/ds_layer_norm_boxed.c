@@ -31,8 +31,8 @@ static void ds_layer_norm_boxed(StableIValue *stack, uint64_t argument_count, ui
 static void ds_layer_norm_meta(StableIValue *stack, uint64_t argument_count, uint64_t result_count) {
   (void)argument_count, (void)result_count;
   ds_call call;
-  ds_call_take(&call, &plain, stack);
-  const ds_status status = ds_aten_empty_like(call.inputs[0], DS_CONTIGUOUS_FORMAT, &call.results[0]);
+  ds_status status = ds_call_begin_meta(&call, &plain, stack);
+  if (status == DS_OK) status = ds_aten_empty_like(call.inputs[0], DS_CONTIGUOUS_FORMAT, &call.results[0]);
   ds_call_end(&call, status, stack);
 }
 
@@ -70,8 +70,8 @@ static void ds_layer_norm_residual_store_pre_ln_res_meta(StableIValue *stack, ui
                                                          uint64_t result_count) {
   (void)argument_count, (void)result_count;
   ds_call call;
-  ds_call_take(&call, &with_residual, stack);
-  ds_status status = ds_aten_empty_like(call.inputs[0], DS_CONTIGUOUS_FORMAT, &call.results[0]);
+  ds_status status = ds_call_begin_meta(&call, &with_residual, stack);
+  if (status == DS_OK) status = ds_aten_empty_like(call.inputs[0], DS_CONTIGUOUS_FORMAT, &call.results[0]);
   if (status == DS_OK) status = ds_aten_empty_like(call.inputs[0], DS_CONTIGUOUS_FORMAT, &call.results[1]);
   ds_call_end(&call, status, stack);
 }

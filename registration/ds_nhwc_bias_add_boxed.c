@@ -31,8 +31,8 @@ static void ds_nhwc_bias_add_boxed(StableIValue *stack, uint64_t argument_count,
 static void ds_nhwc_bias_add_meta(StableIValue *stack, uint64_t argument_count, uint64_t result_count) {
   (void)argument_count, (void)result_count;
   ds_call call;
-  ds_call_take(&call, &signature, stack);
-  const ds_status status = ds_aten_empty_like(call.inputs[0], DS_PRESERVE_FORMAT, &call.results[0]);
+  ds_status status = ds_call_begin_meta(&call, &signature, stack);
+  if (status == DS_OK) status = ds_aten_empty_like(call.inputs[0], DS_PRESERVE_FORMAT, &call.results[0]);
   ds_call_end(&call, status, stack);
 }
 

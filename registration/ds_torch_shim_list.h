@@ -21,6 +21,7 @@
     (TorchLibraryHandle library, const char *name, void (*function)(StableIValue *, uint64_t, uint64_t)))    \
   X(208, int32_t, aoti_torch_device_type_cpu, (void))                                                        \
   X(208, int32_t, aoti_torch_device_type_cuda, (void))                                                       \
+  X(208, int32_t, aoti_torch_device_type_meta, (void))                                                       \
   X(208, int32_t, aoti_torch_dtype_float32, (void))                                                          \
   X(208, int32_t, aoti_torch_dtype_float16, (void))                                                          \
   X(208, int32_t, aoti_torch_dtype_bfloat16, (void))                                                         \

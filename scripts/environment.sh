@@ -14,7 +14,7 @@ has_cuda_compiler() {
   local release
   command -v nvcc >/dev/null || return 1
   release=$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9]*\).*/\1/p')
-  [ "${release:-0}" -ge 12 ]
+  [ "${release:-0}" -ge 13 ]
 }
 
 say() { printf '\n== %s\n' "$*"; }

@@ -110,10 +110,13 @@ bool device_is_hopper() {
          major == 9 && minor == 0;
 }
 
-// What the copy engine can describe: addresses and strides in units of 16 bytes, coordinates of 32 bits.
+// What the copy engine can describe: addresses and strides in units of 16 bytes, strides below 2^40 bytes,
+// coordinates of 32 bits.
 bool is_describable(const void *data, const int64_t *strides, int64_t tokens) {
-  return ds_is_aligned(data) && strides[0] % 8 == 0 && strides[1] % 8 == 0 && strides[2] % 8 == 0 &&
-         strides[0] > 0 && strides[1] > 0 && strides[2] > 0 && tokens >= 1 && tokens <= INT32_MAX / 2;
+  constexpr int64_t unit = 8, most = ((int64_t)1 << 39) - 1; // elements of 16 bits
+  for (int i = 0; i < 3; i++)
+    if (strides[i] <= 0 || strides[i] > most || strides[i] % unit != 0) return false;
+  return ds_is_aligned(data) && tokens >= 1 && tokens <= INT32_MAX / 2;
 }
 
 bool has_head_size(int64_t head_size) {
@@ -131,7 +134,6 @@ bool is_faster(const ds_attention_params &params) {
 } // namespace
 
 int ds_attention_serves_cuda(const ds_attention_params *params) {
-#if DS_CUDA_HAS_HOPPER_CODE
   const bool has_kernel = (params->dtype == DS_FLOAT16 || params->dtype == DS_BFLOAT16) &&
                           params->mask == NULL && has_head_size(params->head_size) &&
                           ds_is_aligned(params->output) &&
@@ -139,11 +141,8 @@ int ds_attention_serves_cuda(const ds_attention_params *params) {
                           is_describable(params->key, params->key_strides, params->key_tokens) &&
                           is_describable(params->value, params->value_strides, params->key_tokens) &&
                           tiles_of(*params, 64) <= INT32_MAX / 2;
-  return has_kernel && is_faster(*params) && device_is_hopper() && encode_tiled() != NULL;
-#else
-  (void)params;
-  return 0;
-#endif
+  return DS_CUDA_HAS_HOPPER_CODE && has_kernel && is_faster(*params) && device_is_hopper() &&
+         encode_tiled() != NULL;
 }
 
 ds_status ds_attention_cuda(const ds_attention_params *params, void *stream) {

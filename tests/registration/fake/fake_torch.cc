@@ -236,6 +236,7 @@ using namespace fake_torch;
   }
 DS_FAKE_CONSTANT(aoti_torch_device_type_cpu, cpu)
 DS_FAKE_CONSTANT(aoti_torch_device_type_cuda, cuda)
+DS_FAKE_CONSTANT(aoti_torch_device_type_meta, meta)
 DS_FAKE_CONSTANT(aoti_torch_dtype_float32, code_of(DS_FLOAT32))
 DS_FAKE_CONSTANT(aoti_torch_dtype_float16, code_of(DS_FLOAT16))
 DS_FAKE_CONSTANT(aoti_torch_dtype_bfloat16, code_of(DS_BFLOAT16))
