@@ -123,7 +123,7 @@ try:
 except PackageNotFoundError:
     found = ""
 print("==" + found if found.startswith("13.") else ">=13,<14")')
-  say "no nvcc of CUDA 12 or newer found: installing the CUDA compiler (cuda-toolkit$version) into .venv"
+  say "no nvcc of CUDA 13 or newer found: installing the CUDA compiler (cuda-toolkit$version) into .venv"
   if ! "$venv/bin/python" -m pip install --quiet torch "cuda-toolkit[nvcc]$version" nvidia-cuda-cccl; then
     say "the CUDA compiler could not be installed; the CPU library alone will be built"
     return
