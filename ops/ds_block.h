@@ -1,9 +1,11 @@
 // The whole of diffusers' BasicTransformerBlock (norm_type "layer_norm") as one call.
 //
-//   n1 = layer_norm(x);  s1 = x  + attention1(n1, attn1_context or n1)
-//   n2 = layer_norm(s1); s2 = s1 + attention2(n2, attn2_context or n2)        (left out without attn2
-//   weights) n3 = layer_norm(s2); y  = s2 + ff_out(gated_activation(ff_in(n3))) attention(q, c) =
-//   out(softmax(heads(q·Wqᵀ + bq) · heads(c·Wkᵀ + bk)ᵀ / √head_size + mask) · heads(c·Wvᵀ + bv))
+//   n1 = layer_norm(x);   s1 = x + attention1(n1, attn1_context or n1)
+//   n2 = layer_norm(s1);  s2 = s1 + attention2(n2, attn2_context or n2)     (s2 = s1 without attn2 weights)
+//   n3 = layer_norm(s2);  y = s2 + ff_out(gated_activation(ff_in(n3)))
+//
+//   attention(q, c) = out(softmax(Q · Kᵀ / √head_size + mask) · V) for each head,
+//   with Q = q·Wqᵀ + bq, K = c·Wkᵀ + bk, V = c·Wvᵀ + bv
 //
 // Source of the data flow: diffusers' BasicTransformerBlock.forward with AttnProcessor2_0, in evaluation
 // mode.

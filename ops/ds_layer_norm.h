@@ -15,9 +15,8 @@ extern "C" {
 
 // output = layer_norm(input).
 //
-//   input   [..., C]  float32, float16 or bfloat16; rank >= 1, C >= 1; any strides (those of a last dimension
-//   of
-//                     stride 1 are the fast case)
+//   input   [..., C]  float32, float16 or bfloat16; rank >= 1, C >= 1; any strides that merge into at
+//                     most DS_MAX_ROW_DIMS dimensions of rows; a last dimension of stride 1 is the fast case
 //   gamma   [C]       contiguous, of input's dtype and device; NULL: ones
 //   beta    [C]       likewise; NULL: zeros
 //   epsilon           finite, >= 0
@@ -25,8 +24,10 @@ extern "C" {
 //
 // An empty input (no rows) is a success that writes nothing. On CUDA the work is enqueued on context->stream
 // and the call returns at once. DS_E_NULL, _SHAPE, _STRIDE, _DTYPE, _DEVICE, _VALUE for a wrong argument,
-// DS_E_UNSUPPORTED for CUDA tensors without a CUDA module, DS_E_CUDA for a failed launch; after a failure the
-// output is untouched (after DS_E_SERVICE of the thread pool: unspecified).
+// DS_E_UNSUPPORTED for CUDA tensors without a CUDA module, DS_E_CUDA for a failed launch, DS_E_VALUE for an
+// unknown DS_DIFFUSERS_CPU_CAPABILITY;
+// after a failure the output is untouched, but after DS_E_MEMORY (scratch memory of very long rows on the
+// CPU), DS_E_CUDA and DS_E_SERVICE (the thread pool) unspecified.
 ds_status ds_layer_norm(const ds_context *context, const ds_tensor *input, const ds_tensor *gamma,
                         const ds_tensor *beta, double epsilon, const ds_tensor *output);
 

@@ -23,8 +23,10 @@ extern "C" {
 //
 // An empty tensor is a success that writes nothing. On CUDA the work is enqueued on context->stream and the
 // call returns at once. DS_E_NULL, _SHAPE, _STRIDE, _DTYPE, _DEVICE, _VALUE for a wrong argument,
-// DS_E_UNSUPPORTED for CUDA tensors without a CUDA module, DS_E_CUDA for a failed launch; after a failure the
-// output is untouched (after DS_E_SERVICE of the thread pool: unspecified).
+// DS_E_UNSUPPORTED for CUDA tensors without a CUDA module, DS_E_CUDA for a failed launch, DS_E_VALUE for an
+// unknown DS_DIFFUSERS_CPU_CAPABILITY;
+// after a failure the output is untouched, but after DS_E_MEMORY (scratch memory of very long rows on the
+// CPU), DS_E_CUDA and DS_E_SERVICE (the thread pool) unspecified.
 ds_status ds_nhwc_bias_add(const ds_context *context, const ds_tensor *activation, const ds_tensor *bias,
                            const ds_tensor *other, const ds_tensor *other_bias, const ds_tensor *output);
 

@@ -68,8 +68,9 @@ static ds_status heads_view(const ds_aten_services *self, const ds_attention_par
   return ds_torch_view(data, 4, view_sizes, view_strides, &self->like, view);
 }
 
-// ATen's CUDA kernels read a mask in vectors without asking whether its address and its rows allow it. They
-// do for an aligned mask that is contiguous but for broadcast dimensions.
+// ATen's CUDA kernels read a mask in vectors without asking whether its address and its rows allow it; on the
+// CPU a copy of an unusual mask costs next to nothing. They do for an aligned mask that is contiguous but for
+// broadcast dimensions.
 static int mask_is_readable(const ds_attention_params *params) {
   enum { VECTOR_BYTES = 16 };
   if ((uintptr_t)params->mask % VECTOR_BYTES != 0) return 0;

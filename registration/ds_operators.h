@@ -14,7 +14,7 @@ typedef struct ds_operator {
   ds_boxed_fn meta;   // shapes alone, sizes never read
 } ds_operator;
 
-// Every operator is defined in a file of its own and listed in ds_library.c.
+// Each is defined beside its boxed functions and listed in ds_library.c.
 extern const ds_operator ds_layer_norm_operator;
 extern const ds_operator ds_layer_norm_residual_store_pre_ln_res_operator;
 extern const ds_operator ds_gated_activation_operator;

@@ -51,6 +51,8 @@ public:
     for (size_t i = 0; i < hosts_.size(); i++)
       check_cuda(cudaMemcpy(buffers_[i].data(), hosts_[i]->memory(), hosts_[i]->memory_bytes(),
                             cudaMemcpyHostToDevice));
+    // A copy from pageable memory returns once that is read. The tests' stream does not wait for the rest.
+    check_cuda(cudaDeviceSynchronize());
   }
 
   // Writes what is on the device to the host matrices.
