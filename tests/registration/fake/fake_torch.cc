@@ -277,7 +277,15 @@ DS_FAKE_GETTER(aoti_torch_get_dim, int64_t, static_cast<int64_t>(found->sizes.si
 DS_FAKE_GETTER(aoti_torch_get_sizes, int64_t *, found->sizes.data())
 DS_FAKE_GETTER(aoti_torch_get_strides, int64_t *, found->strides.data())
 DS_FAKE_GETTER(aoti_torch_get_dtype, int32_t, found->dtype)
-DS_FAKE_GETTER(aoti_torch_get_device_type, int32_t, found->device_type)
+
+// Meta kernels may ask for the device, which is never symbolic.
+AOTITorchError aoti_torch_get_device_type(AtenTensorHandle handle, int32_t *device_type) {
+  const tensor *found = find(handle, __func__);
+  if (found == nullptr || !found->defined || must_fail()) return fail();
+  *device_type = found->device_type;
+  return 0;
+}
+
 DS_FAKE_GETTER(aoti_torch_get_device_index, int32_t, found->device_index)
 
 AOTITorchError aoti_torch_new_tensor_handle(AtenTensorHandle original, AtenTensorHandle *handle) {
