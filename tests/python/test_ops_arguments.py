@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from cases import Maker, Operator, Wrong
-from helpers.operators import as_tuple, bits, call, every_operator, every_wrong_case, overload, small
+from helpers.operators import (
+    as_tuple,
+    bits,
+    call,
+    every_operator,
+    every_wrong_case,
+    on_meta,
+    overload,
+    small,
+    tensors,
+)
 
 
 @every_wrong_case
@@ -30,6 +40,25 @@ def test_none_for_a_required_tensor_is_refused(operator: Operator, device: torch
         with pytest.raises(RuntimeError) as raised:
             call(operator, arguments | {name: None})
         assert str(raised.value) == f"ds_diffusers::{operator.name}: {name} is None, must be a tensor"
+
+
+@every_operator
+def test_one_meta_tensor_among_others_is_refused(operator: Operator, device: torch.device) -> None:
+    """One is enough for the dispatcher to choose the Meta kernel, whose results have no values."""
+    arguments = small(operator, device=device)
+    given = tensors(arguments)
+    assert len(given) > 1
+    for name in given:
+        with pytest.raises(RuntimeError, match="is not on meta, must be on meta, as another tensor is"):
+            call(operator, arguments | {name: on_meta(given[name])})
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "layer_norm_residual_store_pre_ln_res", "gated_activation"])
+def test_rank_65_is_refused(name: str, device: torch.device) -> None:
+    many = torch.ones([1] * 64 + [2], device=device)
+    arguments = {"gated_activation": (None, 3), "layer_norm": ()}.get(name, (None, many))
+    with pytest.raises(RuntimeError, match="has rank 65, must be of rank 64 or less"):
+        getattr(torch.ops.ds_diffusers, name)(many, *arguments)
 
 
 @every_operator
