@@ -55,31 +55,19 @@ static ds_status call(const char *name, const char *overload, StableIValue *stac
   return DS_OK;
 }
 
-// Calls an operator whose last argument is an optional memory format: stack[0] and stack[last] are filled in
-// here, what lies between is the caller's.
-static ds_status call_with_format(const char *name, AtenTensorHandle input, ds_memory_format format,
-                                  StableIValue *stack, int last, AtenTensorHandle *result) {
-  const int32_t code = format == DS_CONTIGUOUS_FORMAT ? aoti_torch_memory_format_contiguous_format()
-                                                      : aoti_torch_memory_format_preserve_format();
-  *result = NULL;
-  DS_CHECK(ds_optional_new((StableIValue)code, &stack[last]));
-  const ds_status status = push_tensor(input, &stack[0]);
-  if (status != DS_OK) {
-    (void)ds_optional_take(stack[last]);
-    return status;
-  }
-  return call(name, "", stack, result);
-}
-
 ds_status ds_aten_empty_like(AtenTensorHandle input, ds_memory_format format, AtenTensorHandle *result) {
   // self, dtype, layout, device, pin_memory, memory_format
   StableIValue stack[6] = {0};
-  return call_with_format("aten::empty_like", input, format, stack, 5, result);
-}
-
-ds_status ds_aten_contiguous_copy(AtenTensorHandle input, AtenTensorHandle *result) {
-  StableIValue stack[2] = {0};
-  return call_with_format("aten::clone", input, DS_CONTIGUOUS_FORMAT, stack, 1, result);
+  const int32_t code = format == DS_CONTIGUOUS_FORMAT ? aoti_torch_memory_format_contiguous_format()
+                                                      : aoti_torch_memory_format_preserve_format();
+  *result = NULL;
+  DS_CHECK(ds_optional_new((StableIValue)code, &stack[5]));
+  const ds_status status = push_tensor(input, &stack[0]);
+  if (status != DS_OK) {
+    (void)ds_optional_take(stack[5]);
+    return status;
+  }
+  return call("aten::empty_like", "", stack, result);
 }
 
 ds_status ds_aten_contiguous(AtenTensorHandle input, AtenTensorHandle *result) {
@@ -87,6 +75,21 @@ ds_status ds_aten_contiguous(AtenTensorHandle input, AtenTensorHandle *result) {
   *result = NULL;
   DS_CHECK(push_tensor(input, &stack[0]));
   return call("aten::contiguous", "", stack, result);
+}
+
+ds_status ds_aten_copy(AtenTensorHandle destination, AtenTensorHandle source) {
+  // self, src, non_blocking
+  StableIValue stack[3] = {0};
+  AtenTensorHandle same = NULL;
+  ds_status status = push_tensor(destination, &stack[0]);
+  if (status == DS_OK) status = push_tensor(source, &stack[1]);
+  if (status != DS_OK) {
+    release_slot(&stack[0]);
+    return status;
+  }
+  status = call("aten::copy_", "", stack, &same);
+  ds_torch_release(&same);
+  return status;
 }
 
 ds_status ds_aten_glu(AtenTensorHandle input, AtenTensorHandle *result) {

@@ -14,8 +14,8 @@ ds_status ds_aten_empty_like(AtenTensorHandle input, ds_memory_format format, At
 // input.contiguous()
 ds_status ds_aten_contiguous(AtenTensorHandle input, AtenTensorHandle *result);
 
-// input.clone(memory_format=torch.contiguous_format): a contiguous copy in memory of its own, always.
-ds_status ds_aten_contiguous_copy(AtenTensorHandle input, AtenTensorHandle *result);
+// destination.copy_(source)
+ds_status ds_aten_copy(AtenTensorHandle destination, AtenTensorHandle source);
 
 // torch.nn.functional.glu(input, dim=-1): for the shape of its result.
 ds_status ds_aten_glu(AtenTensorHandle input, AtenTensorHandle *result);

@@ -68,32 +68,56 @@ static ds_status heads_view(const ds_aten_services *self, const ds_attention_par
   return ds_torch_view(data, 4, view_sizes, view_strides, &self->like, view);
 }
 
-// ATen's CUDA kernels read a mask in vectors without asking whether its address and its rows allow it; on the
-// CPU a copy of an unusual mask costs next to nothing. They do for an aligned mask that is contiguous but for
-// broadcast dimensions.
-static int mask_is_readable(const ds_attention_params *params) {
+// A mask as scaled_dot_product_attention takes it.
+typedef struct attention_mask {
+  AtenTensorHandle view;   // NULL: no mask
+  AtenTensorHandle memory; // of the view, where it is a copy
+} attention_mask;
+
+// Elements of a mask that ATen's CUDA kernels read at once.
+static int64_t mask_vector(const ds_aten_services *self) {
   enum { VECTOR_BYTES = 16 };
-  if ((uintptr_t)params->mask % VECTOR_BYTES != 0) return 0;
-  int64_t stride = 1;
-  for (int i = 3; i >= 0; i--) {
-    if (params->mask_sizes[i] == 1) continue;
-    if (params->mask_strides[i] != stride && params->mask_strides[i] != 0) return 0;
-    stride *= params->mask_sizes[i];
-  }
-  return params->mask_strides[3] == 1 || params->mask_sizes[3] == 1;
+  return VECTOR_BYTES / (int64_t)ds_dtype_bytes(self->like.dtype);
 }
 
-static ds_status mask_view(const ds_aten_services *self, const ds_attention_params *params,
-                           AtenTensorHandle *view) {
-  AtenTensorHandle given = NULL;
-  DS_CHECK(ds_torch_view(params->mask, 4, params->mask_sizes, params->mask_strides, &self->like, &given));
-  if (mask_is_readable(params)) {
-    *view = given;
-    return DS_OK;
+// ATen's CUDA kernels, cuDNN's among them, read each row of a mask in vectors without asking whether it
+// begins and ends at one. On the CPU a copy of an unusual mask costs next to nothing.
+static int mask_is_readable(const ds_aten_services *self, const ds_attention_params *params) {
+  const int64_t vector = mask_vector(self);
+  if ((uintptr_t)params->mask % ((size_t)vector * ds_dtype_bytes(self->like.dtype)) != 0) return 0;
+  for (int i = 0; i < 3; i++)
+    if (params->mask_sizes[i] > 1 && params->mask_strides[i] % vector != 0) return 0;
+  return params->mask_sizes[3] % vector == 0 && params->mask_strides[3] == 1;
+}
+
+// A copy of the mask in which each row is padded to whole vectors. Broadcast dimensions stay broadcast.
+static ds_status copy_mask(const ds_aten_services *self, const ds_attention_params *params,
+                           attention_mask *mask) {
+  const int64_t vector = mask_vector(self);
+  int64_t sizes[4], padded_sizes[4], strides[4], stride = 1;
+  for (int i = 3; i >= 0; i--) {
+    sizes[i] = i < 3 && params->mask_strides[i] == 0 ? 1 : params->mask_sizes[i];
+    padded_sizes[i] = i == 3 ? (sizes[i] + vector - 1) / vector * vector : sizes[i];
+    strides[i] = stride;
+    stride *= padded_sizes[i];
   }
-  const ds_status status = ds_aten_contiguous_copy(given, view);
+  AtenTensorHandle given = NULL;
+  void *data = NULL;
+  const int32_t dtype_code = ds_torch_dtype_code(self->like.dtype);
+  DS_CHECK(ds_torch_empty_strided(4, padded_sizes, strides, dtype_code, &self->like, &mask->memory));
+  DS_CHECK(DS_TORCH(aoti_torch_get_data_ptr, (mask->memory, &data)));
+  DS_CHECK(ds_torch_view(data, 4, sizes, strides, &self->like, &mask->view));
+  DS_CHECK(ds_torch_view(params->mask, 4, sizes, params->mask_strides, &self->like, &given));
+  const ds_status status = ds_aten_copy(mask->view, given);
   ds_torch_release(&given);
   return status;
+}
+
+static ds_status make_mask(const ds_aten_services *self, const ds_attention_params *params,
+                           attention_mask *mask) {
+  if (params->mask == NULL) return DS_OK;
+  if (!mask_is_readable(self, params)) return copy_mask(self, params, mask);
+  return ds_torch_view(params->mask, 4, params->mask_sizes, params->mask_strides, &self->like, &mask->view);
 }
 
 // Keeps `result` [batch, heads, tokens, head_size] as [batch, tokens, heads, head_size] in row-major order,
@@ -133,18 +157,20 @@ static ds_status attention(void *host, const ds_attention_params *params, const 
   ds_aten_services *self = host;
   if (self->like.device_type == DS_CUDA && self->context->cuda->attention_serves(params))
     return attention_cuda(self, params, data);
-  AtenTensorHandle query = NULL, key = NULL, value = NULL, mask = NULL, result = NULL;
+  AtenTensorHandle query = NULL, key = NULL, value = NULL, result = NULL;
+  attention_mask mask = {NULL, NULL};
   ds_status status =
       heads_view(self, params, params->query, params->query_tokens, params->query_strides, &query);
   if (status == DS_OK)
     status = heads_view(self, params, params->key, params->key_tokens, params->key_strides, &key);
   if (status == DS_OK)
     status = heads_view(self, params, params->value, params->key_tokens, params->value_strides, &value);
-  if (status == DS_OK && params->mask != NULL) status = mask_view(self, params, &mask);
-  if (status == DS_OK) status = ds_aten_scaled_dot_product_attention(query, key, value, mask, &result);
+  if (status == DS_OK) status = make_mask(self, params, &mask);
+  if (status == DS_OK) status = ds_aten_scaled_dot_product_attention(query, key, value, mask.view, &result);
   if (status == DS_OK) status = keep_attention(self, result, data);
   ds_torch_release(&result);
-  ds_torch_release(&mask);
+  ds_torch_release(&mask.view);
+  ds_torch_release(&mask.memory);
   ds_torch_release(&value);
   ds_torch_release(&key);
   ds_torch_release(&query);

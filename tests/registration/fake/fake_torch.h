@@ -86,7 +86,7 @@ std::vector<std::string> schemas();
 // The ATen operators of torch_call_dispatcher. Arguments are borrowed; throws std::runtime_error.
 AtenTensorHandle empty_like(const tensor &input, bool contiguous);
 AtenTensorHandle contiguous(const tensor &input);
-AtenTensorHandle contiguous_copy(const tensor &input);
+AtenTensorHandle copy(const tensor &destination, const tensor &source);
 AtenTensorHandle glu_shape(const tensor &input);
 AtenTensorHandle transpose(const tensor &input, int64_t first, int64_t second);
 AtenTensorHandle scaled_dot_product_attention(const tensor &query, const tensor &key, const tensor &value,

@@ -33,17 +33,19 @@ AtenTensorHandle empty_like(const tensor &input, bool contiguous) {
 
 AtenTensorHandle contiguous(const tensor &input) {
   if (input.strides == contiguous_strides(input.sizes)) return new_view(input, input.sizes, input.strides);
-  return contiguous_copy(input);
+  AtenTensorHandle made = new_like(input, input.sizes, contiguous_strides(input.sizes));
+  if (input.device_type != meta) release(copy(at(made), input));
+  return made;
 }
 
-AtenTensorHandle contiguous_copy(const tensor &input) {
-  AtenTensorHandle made = new_like(input, input.sizes, contiguous_strides(input.sizes));
-  std::vector<int64_t> index(input.sizes.size());
-  if (input.device_type != meta && numel(input) != 0) {
-    do write(at(made), index, read(input, index));
-    while (next(input.sizes, index));
+// Both of the same sizes.
+AtenTensorHandle copy(const tensor &destination, const tensor &source) {
+  std::vector<int64_t> index(source.sizes.size());
+  if (numel(source) != 0) {
+    do write(destination, index, read(source, index));
+    while (next(source.sizes, index));
   }
-  return made;
+  return new_view(destination, destination.sizes, destination.strides);
 }
 
 AtenTensorHandle glu_shape(const tensor &input) {

@@ -113,7 +113,8 @@ const aten_operator operators[] = {
                          static_cast<int32_t>(values[5]) == aoti_torch_memory_format_contiguous_format());
      }},
     {"aten::contiguous", "tv", [](const auto &tensors, const auto &) { return contiguous(at(tensors[0])); }},
-    {"aten::clone", "to", [](const auto &tensors, const auto &) { return contiguous_copy(at(tensors[0])); }},
+    {"aten::copy_", "ttv",
+     [](const auto &tensors, const auto &) { return copy(at(tensors[0]), at(tensors[1])); }},
     {"aten::glu", "tv", [](const auto &tensors, const auto &) { return glu_shape(at(tensors[0])); }},
     {"aten::transpose.int", "tvv",
      [](const auto &tensors, const auto &values) {
