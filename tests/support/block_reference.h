@@ -1,4 +1,5 @@
-// BasicTransformerBlock in float64, one batch entry after the other, written from its definition.
+// BasicTransformerBlock in float64, one batch entry after the other, written from its definition: as a whole,
+// and each of its parts alone.
 #ifndef DS_TESTS_BLOCK_REFERENCE_H
 #define DS_TESTS_BLOCK_REFERENCE_H
 
@@ -20,7 +21,6 @@ public:
     return plus(x, feed_forward(norm("norm3", x)));
   }
 
-private:
   grid read(const std::string &name, int64_t batch) {
     tensor &t = block_.at(name);
     grid result(static_cast<size_t>(t.sizes[1]), std::vector<double>(static_cast<size_t>(t.sizes[2])));
@@ -28,10 +28,6 @@ private:
       for (size_t col = 0; col < result[row].size(); col++)
         result[row][col] = t.at({batch, static_cast<int64_t>(row), static_cast<int64_t>(col)});
     return result;
-  }
-
-  double vector_at(const std::string &name, size_t index, double otherwise) {
-    return block_.has(name) ? block_.at(name).at({static_cast<int64_t>(index)}) : otherwise;
   }
 
   static grid plus(grid a, const grid &b) {
@@ -66,21 +62,10 @@ private:
     return result;
   }
 
-  double mask_at(const std::string &name, int64_t batch, int64_t head, int64_t query, int64_t key) {
-    if (!block_.has(name)) return 0.0;
-    tensor &mask = block_.at(name);
-    index_list index = {batch, head, query, key};
-    if (mask.sizes.size() == 3) index.erase(index.begin() + 1);
-    for (size_t i = 0; i < index.size(); i++)
-      if (mask.sizes[i] == 1) index[i] = 0;
-    return mask.at(index);
-  }
-
-  grid attention(const std::string &name, const grid &x, int64_t batch) {
-    const grid source = block_.has(name + "_context") ? read(name + "_context", batch) : x;
-    const grid q = linear(name + "_q", x), k = linear(name + "_k", source), v = linear(name + "_v", source);
+  // The heads' outputs side by side, before the output projection.
+  grid attend(const std::string &name, const grid &q, const grid &k, const grid &v, int64_t batch) {
     const auto size = static_cast<size_t>(block_.options.head_size);
-    grid together(x.size(), std::vector<double>(q[0].size()));
+    grid together(q.size(), std::vector<double>(q[0].size()));
     for (size_t head = 0; head < static_cast<size_t>(block_.options.heads); head++)
       for (size_t query = 0; query < q.size(); query++) {
         std::vector<double> weights(k.size());
@@ -97,22 +82,45 @@ private:
           for (size_t i = head * size; i < (head + 1) * size; i++)
             together[query][i] += weights[key] / total * v[key][i];
       }
-    return linear(name + "_out", together);
+    return together;
   }
 
-  grid feed_forward(const grid &x) {
-    const grid hidden = linear("ff_in", x);
+  // `hidden` with the bias of ff_in.
+  grid gate(const grid &hidden) {
     const auto inner = static_cast<size_t>(block_.options.ff_inner);
-    grid gated(x.size(), std::vector<double>(inner));
-    for (size_t row = 0; row < x.size(); row++)
+    grid gated(hidden.size(), std::vector<double>(inner));
+    for (size_t row = 0; row < hidden.size(); row++)
       for (size_t col = 0; col < inner; col++) {
         const double gate = hidden[row][inner + col];
         const double activated = block_.activation_type == 4 ? gate / (1 + std::exp(-gate))
                                                              : gate * 0.5 * std::erfc(-gate / std::sqrt(2.0));
         gated[row][col] = hidden[row][col] * activated;
       }
-    return linear("ff_out", gated);
+    return gated;
   }
+
+private:
+  double vector_at(const std::string &name, size_t index, double otherwise) {
+    return block_.has(name) ? block_.at(name).at({static_cast<int64_t>(index)}) : otherwise;
+  }
+
+  double mask_at(const std::string &name, int64_t batch, int64_t head, int64_t query, int64_t key) {
+    if (!block_.has(name)) return 0.0;
+    tensor &mask = block_.at(name);
+    index_list index = {batch, head, query, key};
+    if (mask.sizes.size() == 3) index.erase(index.begin() + 1);
+    for (size_t i = 0; i < index.size(); i++)
+      if (mask.sizes[i] == 1) index[i] = 0;
+    return mask.at(index);
+  }
+
+  grid attention(const std::string &name, const grid &x, int64_t batch) {
+    const grid source = block_.has(name + "_context") ? read(name + "_context", batch) : x;
+    const grid q = linear(name + "_q", x), k = linear(name + "_k", source), v = linear(name + "_v", source);
+    return linear(name + "_out", attend(name, q, k, v, batch));
+  }
+
+  grid feed_forward(const grid &x) { return linear("ff_out", gate(linear("ff_in", x))); }
 
   block_case &block_;
 };
