@@ -18,5 +18,5 @@ static ds_status from_module(const ds_context *context, ds_status status) {
       return ds_##name##_cpu(params, context == NULL ? NULL : context->parallel_for);                        \
     return from_module(context, context->cuda->name(params, context->stream));                               \
   }
-DS_CUDA_KERNELS(DS_DEFINE_RUN)
+DS_KERNELS(DS_DEFINE_RUN)
 #undef DS_DEFINE_RUN

@@ -1,4 +1,4 @@
-// Runs a kernel where its tensors are: one function for each kernel of DS_CUDA_KERNELS.
+// Runs a kernel where its tensors are: one function for each kernel of DS_KERNELS.
 #ifndef DS_RUN_H
 #define DS_RUN_H
 
@@ -15,7 +15,7 @@ ds_status ds_check_backend(const char *op, const ds_context *context, ds_device_
 #define DS_DECLARE_RUN(name)                                                                                 \
   ds_status ds_run_##name(const ds_context *context, ds_device_type device_type,                             \
                           const ds_##name##_params *params);
-DS_CUDA_KERNELS(DS_DECLARE_RUN)
+DS_KERNELS(DS_DECLARE_RUN)
 #undef DS_DECLARE_RUN
 
 #endif

@@ -60,4 +60,4 @@ ds_status ds_cpu_kernels_chosen(const ds_cpu_kernels **kernels) {
     DS_CHECK(ds_cpu_kernels_chosen(&kernels));                                                               \
     return kernels->name(params, parallel_for);                                                              \
   }
-DS_CPU_KERNELS(DS_CPU_KERNEL_ENTRY)
+DS_KERNELS(DS_CPU_KERNEL_ENTRY)

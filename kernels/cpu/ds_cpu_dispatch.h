@@ -17,7 +17,7 @@ typedef struct ds_cpu_kernels {
   const char *capability;
 #define DS_CPU_KERNEL_FIELD(name)                                                                            \
   ds_status (*name)(const ds_##name##_params *params, ds_parallel_for_fn parallel_for);
-  DS_CPU_KERNELS(DS_CPU_KERNEL_FIELD)
+  DS_KERNELS(DS_CPU_KERNEL_FIELD)
 #undef DS_CPU_KERNEL_FIELD
   // The conversions that the kernels use: `count` contiguous elements to float32 and, rounded, back.
   void (*load)(ds_dtype dtype, const void *source, int64_t count, float *result);
@@ -38,7 +38,7 @@ ds_status ds_cpu_kernels_chosen(const ds_cpu_kernels **kernels);
 #  define DS_CPU_NAME(name) DS_CPU_EXPAND(name, DS_CPU_CAPABILITY)
 #  define DS_CPU_KERNEL_PROTOTYPE(name)                                                                      \
     ds_status DS_CPU_NAME(ds_##name##_cpu)(const ds_##name##_params *params, ds_parallel_for_fn parallel_for);
-DS_CPU_KERNELS(DS_CPU_KERNEL_PROTOTYPE)
+DS_KERNELS(DS_CPU_KERNEL_PROTOTYPE)
 #  undef DS_CPU_KERNEL_PROTOTYPE
 extern const ds_cpu_kernels DS_CPU_NAME(ds_cpu_kernels);
 #endif

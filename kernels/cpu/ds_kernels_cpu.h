@@ -6,24 +6,18 @@
 #ifndef DS_KERNELS_CPU_H
 #define DS_KERNELS_CPU_H
 
-#include "../ds_bias_add_params.h"
-#include "../ds_gated_activation_params.h"
-#include "../ds_layer_norm_params.h"
+#include "../ds_kernels.h"
 #include "../ds_parallel.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-// A new operator adds its line here.
-#define DS_CPU_KERNELS(X)                                                                                    \
-  X(layer_norm)                                                                                              \
-  X(gated_activation)                                                                                        \
-  X(bias_add)
-
-ds_status ds_layer_norm_cpu(const ds_layer_norm_params *params, ds_parallel_for_fn parallel_for);
-ds_status ds_gated_activation_cpu(const ds_gated_activation_params *params, ds_parallel_for_fn parallel_for);
-ds_status ds_bias_add_cpu(const ds_bias_add_params *params, ds_parallel_for_fn parallel_for);
+// ds_layer_norm_cpu and so on, one for each of DS_KERNELS.
+#define DS_DECLARE_CPU_KERNEL(name)                                                                          \
+  ds_status ds_##name##_cpu(const ds_##name##_params *params, ds_parallel_for_fn parallel_for);
+DS_KERNELS(DS_DECLARE_CPU_KERNEL)
+#undef DS_DECLARE_CPU_KERNEL
 
 #ifdef __cplusplus
 }

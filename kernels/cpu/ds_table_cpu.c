@@ -15,6 +15,6 @@ static void store(ds_dtype dtype, const float *values, int64_t count, void *resu
 
 const ds_cpu_kernels DS_CPU_NAME(ds_cpu_kernels) = {
     .capability = DS_CPU_STRING(DS_CPU_CAPABILITY),
-    DS_CPU_KERNELS(DS_CPU_KERNEL_VALUE).load = load,
+    DS_KERNELS(DS_CPU_KERNEL_VALUE).load = load,
     .store = store,
 };

@@ -8,12 +8,12 @@ static const ds_cuda_module module = {
     .error_message = ds_error_message,
     .check_device = ds_cuda_check_device,
 #define DS_SET_LAUNCHER(name) .name = ds_##name##_cuda,
-    DS_CUDA_KERNELS(DS_SET_LAUNCHER)
+#define DS_SET_SPECIAL_LAUNCHER(name) .name##_serves = ds_##name##_serves_cuda, DS_SET_LAUNCHER(name)
+    DS_KERNELS(DS_SET_LAUNCHER) DS_CUDA_SPECIAL_KERNELS(DS_SET_SPECIAL_LAUNCHER)
+#undef DS_SET_SPECIAL_LAUNCHER
 #undef DS_SET_LAUNCHER
         .linear_workspace_bytes = DS_LINEAR_WORKSPACE_BYTES,
     .linear = ds_linear_cuda,
-    .attention_serves = ds_attention_serves_cuda,
-    .attention = ds_attention_cuda,
 };
 
 const ds_cuda_module *ds_diffusers_cuda_module(void);

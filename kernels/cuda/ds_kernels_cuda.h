@@ -9,15 +9,17 @@ extern "C" {
 #endif
 
 #define DS_DECLARE_LAUNCHER(name) ds_status ds_##name##_cuda(const ds_##name##_params *params, void *stream);
-DS_CUDA_KERNELS(DS_DECLARE_LAUNCHER)
+DS_KERNELS(DS_DECLARE_LAUNCHER)
+#define DS_DECLARE_SPECIAL_LAUNCHER(name)                                                                    \
+  int ds_##name##_serves_cuda(const ds_##name##_params *params);                                             \
+  DS_DECLARE_LAUNCHER(name)
+DS_CUDA_SPECIAL_KERNELS(DS_DECLARE_SPECIAL_LAUNCHER)
+#undef DS_DECLARE_SPECIAL_LAUNCHER
 #undef DS_DECLARE_LAUNCHER
 
 // What NVIDIA recommends for cuBLAS on Hopper (elsewhere it recommends less): split-k products of few rows
 // and many features, as small images make, keep their partial sums there.
 #define DS_LINEAR_WORKSPACE_BYTES ((size_t)32 << 20)
-
-int ds_attention_serves_cuda(const ds_attention_params *params);
-ds_status ds_attention_cuda(const ds_attention_params *params, void *stream);
 
 ds_status ds_linear_cuda(const ds_linear_params *params, void *workspace, void *stream);
 

@@ -41,7 +41,7 @@ TEST(CpuDispatch, EveryEntryOfATableIsSet) {
     const ds_cpu_kernels *kernels = nullptr;
     ASSERT_EQ(ds_cpu_kernels_for(capability, &kernels), DS_OK);
 #define EXPECT_SET(name) EXPECT_NE(kernels->name, nullptr);
-    DS_CPU_KERNELS(EXPECT_SET)
+    DS_KERNELS(EXPECT_SET)
 #undef EXPECT_SET
     EXPECT_NE(kernels->load, nullptr);
     EXPECT_NE(kernels->store, nullptr);

@@ -16,7 +16,7 @@ TEST(CudaModule, OpensAndDescribesItself) {
   EXPECT_NE(std::string(module->architectures), "");
   EXPECT_GT(module->linear_workspace_bytes, 0u);
 #define DS_EXPECT_LAUNCHER(name) EXPECT_NE(module->name, nullptr);
-  DS_CUDA_KERNELS(DS_EXPECT_LAUNCHER)
+  DS_KERNELS(DS_EXPECT_LAUNCHER)
 #undef DS_EXPECT_LAUNCHER
   EXPECT_NE(module->linear, nullptr);
 }

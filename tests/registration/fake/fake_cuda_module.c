@@ -19,7 +19,7 @@ static ds_status step(void) {
     DS_CHECK(step());                                                                                        \
     return ds_##name##_cpu(params, NULL);                                                                    \
   }
-DS_CUDA_KERNELS(DS_FAKE_LAUNCHER)
+DS_KERNELS(DS_FAKE_LAUNCHER)
 
 // float32 alone.
 static ds_status linear(const ds_linear_params *params, void *workspace, void *stream) {
@@ -86,7 +86,7 @@ static const ds_cuda_module module = {.version = DS_CUDA_MODULE_VERSION,
                                       .error_message = ds_error_message,
                                       .check_device = step,
 #define DS_FAKE_LAUNCHER_FIELD(name) .name = name,
-                                      DS_CUDA_KERNELS(DS_FAKE_LAUNCHER_FIELD).linear_workspace_bytes = 256,
+                                      DS_KERNELS(DS_FAKE_LAUNCHER_FIELD).linear_workspace_bytes = 256,
                                       .linear = linear,
                                       .attention_serves = attention_serves,
                                       .attention = attention};
