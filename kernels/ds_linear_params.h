@@ -11,6 +11,9 @@
 // output overlaps no input. rows == 0 or out_features == 0 does nothing; in_features == 0 sums nothing.
 typedef struct ds_linear_params {
   ds_dtype dtype; // of every operand
+  // float32 alone: whether a GPU may round input and weight to TF32 (8 bits of exponent, 10 of fraction)
+  // before it multiplies. The caller of a kernel sets it; ops leaves it to the service.
+  int allow_tf32;
   int64_t rows;
   int64_t in_features;
   int64_t out_features;

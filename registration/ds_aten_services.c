@@ -1,6 +1,7 @@
 #include "ds_aten_services.h"
 #include "ds_aten.h"
 #include "ds_scratch.h"
+#include "ds_torch_cuda.h"
 #include <string.h>
 
 static uintptr_t aligned(uintptr_t address) {
@@ -53,10 +54,21 @@ static ds_status linear_cpu(void *host, const ds_linear_params *params) {
   return status;
 }
 
+// Asks torch once for all products of the call.
+static ds_status find_precision(ds_aten_services *self) {
+  if (self->like.dtype != DS_FLOAT32 || self->precision_is_known) return DS_OK;
+  DS_CHECK(ds_torch_cuda_allows_tf32(&self->allow_tf32));
+  self->precision_is_known = 1;
+  return DS_OK;
+}
+
 static ds_status linear_cuda(void *host, const ds_linear_params *params) {
-  const ds_aten_services *self = host;
+  ds_aten_services *self = host;
   const ds_cuda_module *cuda = self->context->cuda;
-  const ds_status status = cuda->linear(params, self->workspace, self->context->stream);
+  ds_linear_params product = *params;
+  DS_CHECK(find_precision(self));
+  product.allow_tf32 = self->allow_tf32;
+  const ds_status status = cuda->linear(&product, self->workspace, self->context->stream);
   return status == DS_OK ? DS_OK : ds_error(status, "ds_diffusers::block_forward: %s", cuda->error_message());
 }
 

@@ -10,7 +10,8 @@
 typedef struct ds_aten_services {
   ds_services table; // its host is this struct
   const ds_context *context;
-  ds_tensor like; // dtype and device of the call's tensors
+  ds_tensor like;                     // dtype and device of the call's tensors
+  int precision_is_known, allow_tf32; // of float32 products on CUDA
   AtenTensorHandle scratch;
   void *workspace;            // of the CUDA module's products, behind the block's own scratch memory
   AtenTensorHandle attention; // the last result of attention

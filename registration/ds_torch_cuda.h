@@ -12,6 +12,11 @@
 ds_status ds_torch_cuda_enter(int32_t device_index, CUDAGuardHandle *guard, void **stream,
                               const ds_cuda_module **module);
 
+// Whether torch's settings (torch.backends.cuda.matmul.allow_tf32, torch.set_float32_matmul_precision) let
+// products of float32 round their operands to TF32. For the current device, within enter and leave. Costs
+// about as much as a launch; torch takes memory for its cuBLAS handle, as for a product of its own.
+ds_status ds_torch_cuda_allows_tf32(int *allowed);
+
 // Releases *guard unless it is NULL, and sets it to NULL.
 void ds_torch_cuda_leave(CUDAGuardHandle *guard);
 

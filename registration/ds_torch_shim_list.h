@@ -81,6 +81,7 @@
 #define DS_TORCH_CUDA_SHIM(X)                                                                                \
   X(208, AOTITorchError, aoti_torch_create_cuda_guard, (int32_t device_index, CUDAGuardHandle * guard))      \
   X(208, AOTITorchError, aoti_torch_delete_cuda_guard, (CUDAGuardHandle guard))                              \
-  X(208, AOTITorchError, aoti_torch_get_current_cuda_stream, (int32_t device_index, void **stream))
+  X(208, AOTITorchError, aoti_torch_get_current_cuda_stream, (int32_t device_index, void **stream))          \
+  X(210, AOTITorchError, torch_get_current_cuda_blas_handle, (void **handle))
 
 #endif

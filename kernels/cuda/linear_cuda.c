@@ -53,6 +53,7 @@ static ds_linear_key key_of(const ds_linear_params *params, int device, size_t w
   return (ds_linear_key){
       .device = device,
       .dtype = params->dtype,
+      .allow_tf32 = params->dtype == DS_FLOAT32 && params->allow_tf32 != 0,
       .rows = rows,
       .in_features = in,
       .out_features = out,

@@ -1,9 +1,12 @@
 #include "linear_plan_cuda.h"
 #include "linear_plan_cache_cuda.h"
 
-// Inputs of 16 bits too are accumulated in float32, and float32 ones are not rounded to TF32.
-static const cublasComputeType_t compute_type = CUBLAS_COMPUTE_32F;
+// Whatever the inputs are, they are accumulated in float32.
 static const cudaDataType_t scale_type = CUDA_R_32F;
+
+static cublasComputeType_t compute_type(const ds_linear_key *key) {
+  return key->allow_tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+}
 
 static cudaDataType_t data_type(int64_t dtype) {
   return dtype == DS_FLOAT16 ? CUDA_R_16F : dtype == DS_BFLOAT16 ? CUDA_R_16BF : CUDA_R_32F;
@@ -30,7 +33,7 @@ ds_status ds_linear_describe(const ds_cublaslt *library, const ds_linear_key *ke
   DS_CUBLASLT_TRY(cublasLtMatrixLayoutCreate(&descriptors->input, type, in, rows, key->input_row_stride));
   DS_CUBLASLT_TRY(cublasLtMatrixLayoutCreate(&descriptors->residual, type, out, rows, residual_row_stride));
   DS_CUBLASLT_TRY(cublasLtMatrixLayoutCreate(&descriptors->output, type, out, rows, key->output_row_stride));
-  DS_CUBLASLT_TRY(cublasLtMatmulDescCreate(&descriptors->operation, compute_type, scale_type));
+  DS_CUBLASLT_TRY(cublasLtMatmulDescCreate(&descriptors->operation, compute_type(key), scale_type));
   DS_CUBLASLT_TRY(cublasLtMatmulDescSetAttribute(descriptors->operation, CUBLASLT_MATMUL_DESC_TRANSA,
                                                  &transpose, sizeof transpose));
   if (bias != NULL) {

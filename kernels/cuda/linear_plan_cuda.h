@@ -14,6 +14,7 @@ extern "C" {
 typedef struct ds_linear_key {
   int64_t device;
   int64_t dtype;
+  int64_t allow_tf32; // 0 for other types than float32
   int64_t rows;
   int64_t in_features;
   int64_t out_features;

@@ -34,10 +34,16 @@ TEST(CublasLt, TakesTheDescriptionsOfProducts) {
   key.weight_row_stride = 6;
   key.residual_row_stride = 8;
   key.output_row_stride = 9;
-  for (const ds_dtype dtype : {DS_FLOAT32, DS_FLOAT16, DS_BFLOAT16})
+  struct precision {
+    ds_dtype dtype;
+    bool allow_tf32;
+  };
+  for (const precision &of :
+       {precision{DS_FLOAT32, false}, {DS_FLOAT32, true}, {DS_FLOAT16, false}, {DS_BFLOAT16, false}})
     for (const bool bias : {false, true})
       for (const bool residual : {false, true}) {
-        key.dtype = dtype;
+        key.dtype = of.dtype;
+        key.allow_tf32 = of.allow_tf32;
         key.has_bias = bias;
         key.has_residual = residual;
         ds_linear_descriptors descriptors;

@@ -18,6 +18,7 @@ struct linear_options {
   layout bias_layout = layout::contiguous;
   layout residual_layout = layout::contiguous;
   layout output_layout = layout::contiguous;
+  bool allow_tf32 = false;
 };
 
 struct linear_case {
@@ -31,6 +32,7 @@ struct linear_case {
         copies({&input, &weight, &bias, &residual, &output}) {
     params = {};
     params.dtype = dtype;
+    params.allow_tf32 = options.allow_tf32;
     params.rows = options.rows;
     params.in_features = options.in_features;
     params.out_features = options.out_features;
@@ -43,6 +45,21 @@ struct linear_case {
     params.residual_row_stride = residual.view().strides[0];
     params.output = copies.at(output.data());
     params.output_row_stride = output.view().strides[0];
+  }
+
+  // The largest error of an element, in units of what rounding to float32 would lose.
+  double largest_error() const {
+    const std::vector<double> inputs = numbers(input), weights = numbers(weight);
+    const auto in = static_cast<size_t>(options.in_features);
+    double largest = 0;
+    for (int64_t row = 0; row < options.rows; row++)
+      for (int64_t col = 0; col < options.out_features; col++) {
+        const expectation expected = expected_at(row, col, &inputs[static_cast<size_t>(row) * in],
+                                                 &weights[static_cast<size_t>(col) * in]);
+        largest = std::max(largest, std::abs(output.at(row, col) - expected.sum) /
+                                        (float32_rounding * expected.magnitude));
+      }
+    return largest;
   }
 
   void expect_result() const {
@@ -62,6 +79,8 @@ struct linear_case {
   ds_linear_params params;
 
 private:
+  static constexpr double tf32_rounding = 0x1p-10; // of a number that is cut off, not rounded
+
   static std::vector<double> numbers(const matrix &from) {
     std::vector<double> all;
     for (int64_t row = 0; row < from.rows(); row++)
@@ -70,16 +89,28 @@ private:
     return all;
   }
 
-  void expect_element(int64_t row, int64_t col, const double *inputs, const double *weights) const {
+  struct expectation {
+    double sum;
+    double magnitude; // the sum of what was added up, without signs
+  };
+
+  expectation expected_at(int64_t row, int64_t col, const double *inputs, const double *weights) const {
     const double b = options.bias ? bias.at(0, col) : 0, r = options.residual ? residual.at(row, col) : 0;
-    double sum = b + r, magnitude = std::abs(b) + std::abs(r);
+    expectation expected = {b + r, std::abs(b) + std::abs(r)};
     for (int64_t i = 0; i < options.in_features; i++) {
-      sum += inputs[i] * weights[i];
-      magnitude += std::abs(inputs[i] * weights[i]);
+      expected.sum += inputs[i] * weights[i];
+      expected.magnitude += std::abs(inputs[i] * weights[i]);
     }
+    return expected;
+  }
+
+  void expect_element(int64_t row, int64_t col, const double *inputs, const double *weights) const {
+    const auto [sum, magnitude] = expected_at(row, col, inputs, weights);
+    const double b = options.bias ? bias.at(0, col) : 0, r = options.residual ? residual.at(row, col) : 0;
     // Some units that multiply matrices cut off what they add up, instead of rounding it: far below what sums
     // kept in 16 bits, or products of TF32, would lose.
     double arithmetic = 16 * float32_rounding * magnitude;
+    if (options.allow_tf32 && dtype == DS_FLOAT32) arithmetic += 2 * tf32_rounding * magnitude;
     // For sizes and alignments that its fast kernels do not take, cuBLASLt rounds the product, with or
     // without the residual, before it adds the bias.
     if (options.bias || options.residual)

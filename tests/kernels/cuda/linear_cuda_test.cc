@@ -118,6 +118,29 @@ TEST_P(LinearCuda, NoElementsTouchNothing) {
   EXPECT_EQ(module->linear(&params, nullptr, stream), DS_OK);
 }
 
+TEST_P(LinearCuda, RoundsToTf32OnlyWhereAllowed) {
+  for (const sizes &s : {sizes{1, 1, 1}, sizes{3, 5, 7}, sizes{64, 72, 40}, sizes{130, 320, 960}})
+    for (const bool extras : {false, true})
+      run_and_check({.rows = s.rows,
+                     .in_features = s.in_features,
+                     .out_features = s.out_features,
+                     .bias = extras,
+                     .residual = extras,
+                     .allow_tf32 = true});
+  if (dtype != DS_FLOAT32) return;
+  // At sizes for which there are kernels of both kinds, the choice shows.
+  const device_buffer workspace(module->linear_workspace_bytes);
+  for (const bool allow_tf32 : {false, true, false}) {
+    const linear_case test(dtype,
+                           {.rows = 256, .in_features = 640, .out_features = 256, .allow_tf32 = allow_tf32});
+    run(test, stream, workspace);
+    if (allow_tf32)
+      EXPECT_GT(test.largest_error(), 16);
+    else
+      EXPECT_LT(test.largest_error(), 16);
+  }
+}
+
 // The same kinds of product and different ones, chosen and run at the same time.
 TEST_P(LinearCuda, ManyThreadsAtOnce) {
   constexpr int threads = 8, rounds = 12;

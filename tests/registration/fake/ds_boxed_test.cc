@@ -128,4 +128,25 @@ TEST(BoxedKernels, AgreeOnBothDevices) {
   }
 }
 
+// CUBLAS_DEFAULT_MATH, CUBLAS_TF32_TENSOR_OP_MATH, and both with the flag that torch sets around products of
+// 16 bits.
+TEST(BoxedKernels, ProductsFollowTorchsPrecision) {
+  load_cuda();
+  for (const int32_t mode : {0, 3, 16, 19}) {
+    int64_t products = 0;
+    for (const call_spec &call : calls()) {
+      SCOPED_TRACE(call.op + " " + call.name + " in math mode " + std::to_string(mode));
+      set_math_mode(mode);
+      take_products();
+      outcome found = run(call, "CUDA", cuda);
+      release_results(found);
+      const product_counts counts = take_products();
+      EXPECT_EQ(mode % 16 == 3 ? counts.full : counts.tf32, 0);
+      products += counts.full + counts.tf32;
+    }
+    EXPECT_GT(products, 0);
+  }
+  set_math_mode(0);
+}
+
 } // namespace

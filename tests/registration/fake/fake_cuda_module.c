@@ -5,6 +5,7 @@
 #include <math.h>
 
 extern int32_t ds_fake_must_fail(void);
+extern void ds_fake_count_product(int32_t allow_tf32);
 
 // Exported by the module.
 const ds_cuda_module *ds_diffusers_cuda_module(void);
@@ -27,6 +28,7 @@ static ds_status linear(const ds_linear_params *params, void *workspace, void *s
   DS_CHECK(step());
   if (params->dtype != DS_FLOAT32) return ds_error(DS_E_UNSUPPORTED, "the stand-in multiplies float32 alone");
   *(double *)workspace = 1.0; // it has to be there
+  ds_fake_count_product(params->allow_tf32);
   const float *input = params->input, *weight = params->weight, *bias = params->bias;
   const float *residual = params->residual;
   float *output = params->output;

@@ -18,6 +18,8 @@ struct state {
   std::set<AtenTensorHandle> handles;
   std::vector<std::string> violations;
   int64_t guards = 0;
+  int32_t math_mode = 0;
+  product_counts products;
   int64_t steps = 0;
   int64_t failing_step = -1;
 };
@@ -179,6 +181,14 @@ StableIValue take_cell(StableIValue cell) {
 void fail_at(int64_t step) {
   the().failing_step = step;
   the().steps = 0;
+}
+
+void set_math_mode(int32_t mode) {
+  the().math_mode = mode;
+}
+
+product_counts take_products() {
+  return std::exchange(the().products, {});
 }
 
 int64_t steps_taken() {
@@ -394,10 +404,12 @@ AOTITorchError torch_delete_stable_ivalue(StableIValue *value) {
 
 #endif
 
-// Called from the stand-in for libtorch_cuda.so.
+// Called from the stand-ins for libtorch_cuda.so and the CUDA module.
 extern "C" {
 int32_t ds_fake_must_fail(void);
 void ds_fake_count_guards(int32_t change);
+int32_t ds_fake_math_mode(void);
+void ds_fake_count_product(int32_t allow_tf32);
 }
 
 int32_t ds_fake_must_fail(void) {
@@ -406,4 +418,12 @@ int32_t ds_fake_must_fail(void) {
 
 void ds_fake_count_guards(int32_t change) {
   the().guards += change;
+}
+
+int32_t ds_fake_math_mode(void) {
+  return the().math_mode;
+}
+
+void ds_fake_count_product(int32_t allow_tf32) {
+  (allow_tf32 != 0 ? the().products.tf32 : the().products.full)++;
 }

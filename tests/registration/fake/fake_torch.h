@@ -69,6 +69,15 @@ int64_t steps_taken();
 // Counts a call of a function that can fail, and says whether it has to.
 bool must_fail();
 
+// The math mode of torch's cuBLAS handle: 3 is TF32, and flags of 16 and above may come with it.
+void set_math_mode(int32_t mode);
+// Products that the CUDA module was asked for, by whether they may round to TF32.
+struct product_counts {
+  int64_t full = 0;
+  int64_t tf32 = 0;
+};
+product_counts take_products();
+
 // What was done that torch would not bear: a handle used after its release, sizes read of a tensor on `meta`,
 // …
 std::vector<std::string> take_violations();
