@@ -10,18 +10,24 @@ typedef struct block_forward_arguments {
 } block_forward_arguments;
 
 #define VECTOR(name, field)                                                                                  \
-  { name, offsetof(block_forward_arguments, block.field), DS_ARGUMENT_TENSOR, DS_LAYOUT_CONTIGUOUS, 1 }
+  {                                                                                                          \
+    name, offsetof(block_forward_arguments, block.field), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_CONTIGUOUS, \
+        "None"                                                                                               \
+  }
 #define MATRIX(name, field, optional)                                                                        \
   {                                                                                                          \
-    name, offsetof(block_forward_arguments, block.field), DS_ARGUMENT_TENSOR, DS_LAYOUT_REGULAR_ROWS,        \
-        optional                                                                                             \
+    name, offsetof(block_forward_arguments, block.field),                                                    \
+        (optional) ? DS_ARGUMENT_OPTIONAL_TENSOR : DS_ARGUMENT_TENSOR, DS_LAYOUT_REGULAR_ROWS,               \
+        (optional) ? "None" : NULL                                                                           \
   }
 #define MASK(name, field)                                                                                    \
-  { name, offsetof(block_forward_arguments, block.field), DS_ARGUMENT_TENSOR, DS_LAYOUT_ANY, 1 }
+  { name, offsetof(block_forward_arguments, block.field), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_ANY, "None" }
 
+// An attention's context and mask come before its weights; attn2's are left out, all of them, where there is
+// no second attention.
 static const ds_argument arguments[] = {
     {"hidden_states", offsetof(block_forward_arguments, block.hidden_states), DS_ARGUMENT_TENSOR,
-     DS_LAYOUT_ROWS, 0},
+     DS_LAYOUT_ROWS, NULL},
     MATRIX("attn1_context", attn1.context, 1),
     MASK("attn1_mask", attn1.mask),
     MATRIX("attn2_context", attn2.context, 1),
@@ -52,57 +58,33 @@ static const ds_argument arguments[] = {
     VECTOR("ff_in_bias", ff_in_bias),
     MATRIX("ff_out_weight", ff_out_weight, 0),
     VECTOR("ff_out_bias", ff_out_bias),
-    {"heads", offsetof(block_forward_arguments, heads), DS_ARGUMENT_INT, DS_LAYOUT_ANY, 0},
+    {"heads", offsetof(block_forward_arguments, heads), DS_ARGUMENT_INT, DS_LAYOUT_ANY, NULL},
     {"activation_type", offsetof(block_forward_arguments, block.activation_type), DS_ARGUMENT_INT,
-     DS_LAYOUT_ANY, 0},
+     DS_LAYOUT_ANY, "3"},
     {"norm_epsilon", offsetof(block_forward_arguments, block.norm_epsilon), DS_ARGUMENT_FLOAT, DS_LAYOUT_ANY,
-     0}};
-static const ds_signature signature = {"ds_diffusers::block_forward", arguments,
-                                       sizeof arguments / sizeof *arguments, 1};
+     "1e-05"}};
 
-static ds_status run(ds_call *call, block_forward_arguments *a) {
-  a->block.attn1.heads = a->heads;
-  a->block.attn2.heads = a->heads;
-  DS_CHECK(ds_call_new_result(call, 0, a->block.hidden_states->rank, a->block.hidden_states->sizes));
+static ds_status run(ds_call *call) {
+  block_forward_arguments a;
+  ds_call_arguments(call, &a);
+  a.block.attn1.heads = a.heads;
+  a.block.attn2.heads = a.heads;
+  DS_CHECK(ds_call_new_result(call, 0, a.block.hidden_states->rank, a.block.hidden_states->sizes));
   ds_aten_services services;
-  ds_aten_services_begin(&services, &call->context, a->block.hidden_states);
+  ds_aten_services_begin(&services, &call->context, a.block.hidden_states);
   const ds_status status =
-      ds_block_forward(&call->context, &services.table, &a->block, &call->result_tensors[0]);
+      ds_block_forward(&call->context, &services.table, &a.block, &call->result_tensors[0]);
   ds_aten_services_end(&services);
   return status;
 }
 
-static void ds_block_forward_boxed(StableIValue *stack, uint64_t argument_count, uint64_t result_count) {
-  (void)argument_count, (void)result_count;
-  ds_call call;
-  block_forward_arguments a;
-  ds_status status = ds_call_begin(&call, &signature, stack, &a);
-  if (status == DS_OK) status = run(&call, &a);
-  ds_call_end(&call, status, stack);
+static ds_status meta(ds_call *call) {
+  return ds_aten_empty_like(call->inputs[0], DS_CONTIGUOUS_FORMAT, &call->results[0]);
 }
 
-static void ds_block_forward_meta(StableIValue *stack, uint64_t argument_count, uint64_t result_count) {
-  (void)argument_count, (void)result_count;
-  ds_call call;
-  ds_status status = ds_call_begin_meta(&call, &signature, stack);
-  if (status == DS_OK) status = ds_aten_empty_like(call.inputs[0], DS_CONTIGUOUS_FORMAT, &call.results[0]);
-  ds_call_end(&call, status, stack);
-}
-
-// An attention's context and mask come before its weights; attn2's are left out, all of them, where there is
-// no second attention.
-const ds_operator ds_block_forward_operator = {
-    "block_forward",
-    "block_forward(Tensor hidden_states, *, Tensor? attn1_context=None, Tensor? attn1_mask=None, "
-    "Tensor? attn2_context=None, Tensor? attn2_mask=None, Tensor? norm1_weight=None, Tensor? "
-    "norm1_bias=None, "
-    "Tensor attn1_q_weight, Tensor? attn1_q_bias=None, Tensor attn1_k_weight, Tensor? attn1_k_bias=None, "
-    "Tensor attn1_v_weight, Tensor? attn1_v_bias=None, Tensor attn1_out_weight, Tensor? attn1_out_bias=None, "
-    "Tensor? norm2_weight=None, Tensor? norm2_bias=None, "
-    "Tensor? attn2_q_weight=None, Tensor? attn2_q_bias=None, Tensor? attn2_k_weight=None, "
-    "Tensor? attn2_k_bias=None, Tensor? attn2_v_weight=None, Tensor? attn2_v_bias=None, "
-    "Tensor? attn2_out_weight=None, Tensor? attn2_out_bias=None, "
-    "Tensor? norm3_weight=None, Tensor? norm3_bias=None, Tensor ff_in_weight, Tensor? ff_in_bias=None, "
-    "Tensor ff_out_weight, Tensor? ff_out_bias=None, int heads, int activation_type=3, "
-    "float norm_epsilon=1e-05) -> Tensor",
-    ds_block_forward_boxed, ds_block_forward_meta};
+const ds_operator ds_block_forward_operator = {.name = "block_forward",
+                                               DS_OPERATOR_ARGUMENTS(arguments),
+                                               .positional_count = 1,
+                                               .result_count = 1,
+                                               .run = run,
+                                               .meta = meta};

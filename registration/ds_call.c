@@ -3,16 +3,20 @@
 #include "ds_torch_cuda.h"
 #include <string.h>
 
+static int is_tensor(ds_argument_kind kind) {
+  return kind == DS_ARGUMENT_TENSOR || kind == DS_ARGUMENT_OPTIONAL_TENSOR;
+}
+
 // Takes ownership of everything on the stack. Never fails.
-static void take(ds_call *call, const ds_signature *signature, StableIValue *stack) {
+static void take(ds_call *call, const ds_operator *definition, const StableIValue *stack) {
   memset(call, 0, sizeof *call);
-  call->signature = signature;
-  for (int i = 0; i < signature->argument_count; i++) {
-    const ds_argument *argument = &signature->arguments[i];
-    if (argument->kind != DS_ARGUMENT_TENSOR) continue;
+  call->definition = definition;
+  call->stack = stack;
+  for (int i = 0; i < definition->argument_count; i++) {
+    const ds_argument_kind kind = definition->arguments[i].kind;
     StableIValue value = stack[i];
-    if (argument->optional && value != 0) value = ds_optional_take(value);
-    call->inputs[i] = (AtenTensorHandle)(uintptr_t)value;
+    if (kind == DS_ARGUMENT_OPTIONAL_TENSOR && value != 0) value = ds_optional_take(value);
+    if (is_tensor(kind)) call->inputs[i] = (AtenTensorHandle)(uintptr_t)value;
   }
 }
 
@@ -27,47 +31,32 @@ static int has_layout(const ds_tensor *tensor, ds_argument_layout layout) {
 // None where the schema says Tensor arrives as an undefined tensor, and C++ callers pass one for an optional
 // one's absence: such an input is released.
 static ds_status check_defined(ds_call *call, int index) {
-  const ds_argument *argument = &call->signature->arguments[index];
+  const ds_argument *argument = &call->definition->arguments[index];
   bool defined = false;
   DS_CHECK(DS_TORCH(aoti_torch_is_defined, (call->inputs[index], &defined)));
   if (defined) return DS_OK;
-  if (!argument->optional)
-    return ds_error(DS_E_NULL, "%s: %s is None, must be a tensor", call->signature->op, argument->name);
+  if (argument->kind != DS_ARGUMENT_OPTIONAL_TENSOR)
+    return ds_error(DS_E_NULL, DS_NAMESPACE "::%s: %s is None, must be a tensor", call->definition->name,
+                    argument->name);
   ds_torch_release(&call->inputs[index]);
   return DS_OK;
 }
 
 static ds_status describe_input(ds_call *call, int index) {
-  const ds_argument *argument = &call->signature->arguments[index];
+  const ds_argument *argument = &call->definition->arguments[index];
   ds_tensor *tensor = &call->tensors[index];
   DS_CHECK(check_defined(call, index));
   if (call->inputs[index] == NULL) return DS_OK;
   DS_CHECK(ds_torch_describe(call->inputs[index], tensor));
   if (tensor->rank > DS_MAX_RANK)
-    return ds_error(DS_E_SHAPE, "%s: %s has rank %d, must be of rank %d or less", call->signature->op,
-                    argument->name, tensor->rank, DS_MAX_RANK);
+    return ds_error(DS_E_SHAPE, DS_NAMESPACE "::%s: %s has rank %d, must be of rank %d or less",
+                    call->definition->name, argument->name, tensor->rank, DS_MAX_RANK);
   if (has_layout(tensor, argument->layout)) return DS_OK;
   AtenTensorHandle contiguous = NULL;
   DS_CHECK(ds_aten_contiguous(call->inputs[index], &contiguous));
   ds_torch_release(&call->inputs[index]);
   call->inputs[index] = contiguous;
   return ds_torch_describe(contiguous, tensor);
-}
-
-static ds_status unpack(ds_call *call, const StableIValue *stack, void *arguments) {
-  for (int i = 0; i < call->signature->argument_count; i++) {
-    const ds_argument *argument = &call->signature->arguments[i];
-    char *field = (char *)arguments + argument->offset;
-    if (argument->kind == DS_ARGUMENT_TENSOR) {
-      if (call->inputs[i] != NULL) DS_CHECK(describe_input(call, i));
-      const ds_tensor *tensor = call->inputs[i] == NULL ? NULL : &call->tensors[i];
-      memcpy(field, &tensor, sizeof tensor);
-    } else {
-      // Integers and floating-point numbers are 8 bytes wide in the stack's slot as in the struct.
-      memcpy(field, &stack[i], sizeof stack[i]);
-    }
-  }
-  return DS_OK;
 }
 
 static ds_status enter_device(ds_call *call) {
@@ -77,12 +66,13 @@ static ds_status enter_device(ds_call *call) {
                              &call->context.cuda);
 }
 
-ds_status ds_call_begin(ds_call *call, const ds_signature *signature, StableIValue *stack, void *arguments) {
-  take(call, signature, stack);
+static ds_status begin(ds_call *call) {
   if (aoti_torch_abi_version() < DS_TORCH_2_10)
-    return ds_error(DS_E_UNSUPPORTED, "%s: torch is too old, must be 2.10 or newer: upgrade torch",
-                    signature->op);
-  DS_CHECK(unpack(call, stack, arguments));
+    return ds_error(DS_E_UNSUPPORTED,
+                    DS_NAMESPACE "::%s: torch is too old, must be 2.10 or newer: upgrade torch",
+                    call->definition->name);
+  for (int i = 0; i < call->definition->argument_count; i++)
+    if (call->inputs[i] != NULL) DS_CHECK(describe_input(call, i));
   return enter_device(call);
 }
 
@@ -94,58 +84,89 @@ static ds_status check_on_meta(ds_call *call, int index) {
   if (call->inputs[index] == NULL) return DS_OK;
   DS_CHECK(DS_TORCH(aoti_torch_get_device_type, (call->inputs[index], &device_type)));
   if (device_type == aoti_torch_device_type_meta()) return DS_OK;
-  return ds_error(DS_E_DEVICE, "%s: %s is not on meta, must be on meta, as another tensor is",
-                  call->signature->op, call->signature->arguments[index].name);
+  return ds_error(DS_E_DEVICE, DS_NAMESPACE "::%s: %s is not on meta, must be on meta, as another tensor is",
+                  call->definition->name, call->definition->arguments[index].name);
 }
 
-ds_status ds_call_begin_meta(ds_call *call, const ds_signature *signature, StableIValue *stack) {
-  take(call, signature, stack);
-  for (int i = 0; i < signature->argument_count; i++)
+static ds_status begin_meta(ds_call *call) {
+  for (int i = 0; i < call->definition->argument_count; i++)
     if (call->inputs[i] != NULL) DS_CHECK(check_on_meta(call, i));
   return DS_OK;
 }
 
-// Whether the strides are exactly those that ds_call_new_result gives; torch.empty_like keeps any others,
-// even where they don't matter.
-static int has_default_strides(const ds_tensor *tensor) {
-  int64_t stride = 1;
-  for (int32_t i = tensor->rank - 1; i >= 0; i--) {
-    if (tensor->strides[i] != stride) return 0;
-    stride *= tensor->sizes[i] > 1 ? tensor->sizes[i] : 1;
+static void end(ds_call *call, ds_status status, StableIValue *stack) {
+  ds_torch_cuda_leave(&call->guard);
+  for (int i = 0; i < call->definition->argument_count; i++) ds_torch_release(&call->inputs[i]);
+  if (status == DS_OK) {
+    for (int i = 0; i < call->definition->result_count; i++)
+      stack[i] = (StableIValue)(uintptr_t)call->results[i];
+    return;
   }
-  return 1;
+  for (int i = 0; i < DS_MAX_RESULTS; i++) ds_torch_release(&call->results[i]);
+  aoti_torch_check(false, call->definition->name, __FILE__, __LINE__, ds_error_message());
 }
 
-ds_status ds_call_new_result(ds_call *call, int index, int32_t rank, const int64_t *sizes) {
-  int64_t strides[DS_MAX_RANK];
-  // As torch makes contiguous strides: an empty dimension counts as one element.
+void ds_call_run(const ds_operator *definition, StableIValue *stack) {
+  ds_call call;
+  take(&call, definition, stack);
+  ds_status status = begin(&call);
+  if (status == DS_OK) status = definition->run(&call);
+  end(&call, status, stack);
+}
+
+void ds_call_run_meta(const ds_operator *definition, StableIValue *stack) {
+  ds_call call;
+  take(&call, definition, stack);
+  ds_status status = begin_meta(&call);
+  if (status == DS_OK) status = definition->meta(&call);
+  end(&call, status, stack);
+}
+
+void ds_call_arguments(const ds_call *call, void *arguments) {
+  for (int i = 0; i < call->definition->argument_count; i++) {
+    const ds_argument *argument = &call->definition->arguments[i];
+    char *field = (char *)arguments + argument->offset;
+    if (is_tensor(argument->kind)) {
+      const ds_tensor *tensor = call->inputs[i] == NULL ? NULL : &call->tensors[i];
+      memcpy(field, &tensor, sizeof tensor);
+    } else {
+      // Integers and floating-point numbers are 8 bytes wide in the stack's slot as in the struct.
+      memcpy(field, &call->stack[i], sizeof call->stack[i]);
+    }
+  }
+}
+
+// As torch makes contiguous strides: an empty dimension counts as one element.
+static void write_default_strides(int32_t rank, const int64_t *sizes, int64_t *strides) {
   int64_t stride = 1;
   for (int32_t i = rank - 1; i >= 0; i--) {
     strides[i] = stride;
     stride *= sizes[i] > 1 ? sizes[i] : 1;
   }
+}
+
+ds_status ds_call_new_result(ds_call *call, int index, int32_t rank, const int64_t *sizes) {
+  int64_t strides[DS_MAX_RANK];
   int32_t dtype_code = 0;
+  write_default_strides(rank, sizes, strides);
   DS_CHECK(DS_TORCH(aoti_torch_get_dtype, (call->inputs[0], &dtype_code)));
   DS_CHECK(
       ds_torch_empty_strided(rank, sizes, strides, dtype_code, &call->tensors[0], &call->results[index]));
   return ds_torch_describe(call->results[index], &call->result_tensors[index]);
 }
 
+static int has_default_strides(const ds_tensor *tensor) {
+  int64_t strides[DS_MAX_RANK];
+  write_default_strides(tensor->rank, tensor->sizes, strides);
+  for (int32_t i = 0; i < tensor->rank; i++)
+    if (tensor->strides[i] != strides[i]) return 0;
+  return 1;
+}
+
 ds_status ds_call_new_result_like(ds_call *call, int index) {
   const ds_tensor *first = &call->tensors[0];
+  // torch.empty_like keeps any other strides, even where they don't matter.
   if (has_default_strides(first)) return ds_call_new_result(call, index, first->rank, first->sizes);
   DS_CHECK(ds_aten_empty_like(call->inputs[0], DS_PRESERVE_FORMAT, &call->results[index]));
   return ds_torch_describe(call->results[index], &call->result_tensors[index]);
-}
-
-void ds_call_end(ds_call *call, ds_status status, StableIValue *stack) {
-  ds_torch_cuda_leave(&call->guard);
-  for (int i = 0; i < call->signature->argument_count; i++) ds_torch_release(&call->inputs[i]);
-  if (status == DS_OK) {
-    for (int i = 0; i < call->signature->result_count; i++)
-      stack[i] = (StableIValue)(uintptr_t)call->results[i];
-    return;
-  }
-  for (int i = 0; i < DS_MAX_RESULTS; i++) ds_torch_release(&call->results[i]);
-  aoti_torch_check(false, call->signature->op, __FILE__, __LINE__, ds_error_message());
 }

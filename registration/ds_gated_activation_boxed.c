@@ -8,40 +8,34 @@ typedef struct gated_activation_arguments {
   int64_t activation_type;
 } gated_activation_arguments;
 
-#define FIELD(name) offsetof(gated_activation_arguments, name)
+#define FIELD(name) #name, offsetof(gated_activation_arguments, name)
 
 static const ds_argument arguments[] = {
-    {"activation", FIELD(activation), DS_ARGUMENT_TENSOR, DS_LAYOUT_ROWS, 0},
-    {"bias", FIELD(bias), DS_ARGUMENT_TENSOR, DS_LAYOUT_CONTIGUOUS, 1},
-    {"activation_type", FIELD(activation_type), DS_ARGUMENT_INT, DS_LAYOUT_ANY, 0}};
-static const ds_signature signature = {"ds_diffusers::gated_activation", arguments, 3, 1};
+    {FIELD(activation), DS_ARGUMENT_TENSOR, DS_LAYOUT_ROWS, NULL},
+    {FIELD(bias), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_CONTIGUOUS, NULL},
+    {FIELD(activation_type), DS_ARGUMENT_INT, DS_LAYOUT_ANY, NULL}};
 
-static void ds_gated_activation_boxed(StableIValue *stack, uint64_t argument_count, uint64_t result_count) {
-  (void)argument_count, (void)result_count;
-  ds_call call;
+static ds_status run(ds_call *call) {
   gated_activation_arguments a;
   int64_t sizes[DS_MAX_RANK];
-  ds_status status = ds_call_begin(&call, &signature, stack, &a);
-  if (status == DS_OK) status = ds_gated_activation_sizes(a.activation, sizes);
-  if (status == DS_OK) status = ds_call_new_result(&call, 0, a.activation->rank, sizes);
-  if (status == DS_OK)
-    status =
-        ds_gated_activation(&call.context, a.activation, a.bias, a.activation_type, &call.result_tensors[0]);
-  ds_call_end(&call, status, stack);
+  ds_call_arguments(call, &a);
+  DS_CHECK(ds_gated_activation_sizes(a.activation, sizes));
+  DS_CHECK(ds_call_new_result(call, 0, a.activation->rank, sizes));
+  return ds_gated_activation(&call->context, a.activation, a.bias, a.activation_type,
+                             &call->result_tensors[0]);
 }
 
-static void ds_gated_activation_meta(StableIValue *stack, uint64_t argument_count, uint64_t result_count) {
-  (void)argument_count, (void)result_count;
-  ds_call call;
+static ds_status meta(ds_call *call) {
   // glu gives the shape, but keeps the order of its input's strides.
   AtenTensorHandle halved = NULL;
-  ds_status status = ds_call_begin_meta(&call, &signature, stack);
-  if (status == DS_OK) status = ds_aten_glu(call.inputs[0], &halved);
-  if (status == DS_OK) status = ds_aten_empty_like(halved, DS_CONTIGUOUS_FORMAT, &call.results[0]);
+  ds_status status = ds_aten_glu(call->inputs[0], &halved);
+  if (status == DS_OK) status = ds_aten_empty_like(halved, DS_CONTIGUOUS_FORMAT, &call->results[0]);
   ds_torch_release(&halved);
-  ds_call_end(&call, status, stack);
+  return status;
 }
 
-const ds_operator ds_gated_activation_operator = {
-    "gated_activation", "gated_activation(Tensor activation, Tensor? bias, int activation_type) -> Tensor",
-    ds_gated_activation_boxed, ds_gated_activation_meta};
+const ds_operator ds_gated_activation_operator = {.name = "gated_activation",
+                                                  DS_OPERATOR_ARGUMENTS(arguments),
+                                                  .result_count = 1,
+                                                  .run = run,
+                                                  .meta = meta};

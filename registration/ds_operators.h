@@ -1,24 +1,25 @@
-// The operators as torch sees them: one row each, and the boxed functions behind it.
+// The table of operators: a new one is a line here and a file that defines ds_<name>_operator.
 #ifndef DS_OPERATORS_H
 #define DS_OPERATORS_H
 
-#include "ds_torch_shim.h"
+#include "ds_operator.h"
 
-// A boxed kernel: arguments on the stack from slot 0, replaced by the results.
-typedef void (*ds_boxed_fn)(StableIValue *stack, uint64_t argument_count, uint64_t result_count);
+#ifdef __cplusplus
+extern "C" {
+#endif
 
-typedef struct ds_operator {
-  const char *name;   // "layer_norm"
-  const char *schema; // name, arguments and results, as torch.library takes it
-  ds_boxed_fn run;    // CPU and CUDA
-  ds_boxed_fn meta;   // shapes alone, sizes never read
-} ds_operator;
+#define DS_OPERATORS(X)                                                                                      \
+  X(layer_norm)                                                                                              \
+  X(layer_norm_residual_store_pre_ln_res)                                                                    \
+  X(gated_activation)                                                                                        \
+  X(nhwc_bias_add)                                                                                           \
+  X(block_forward)
 
-// Each is defined beside its boxed functions and listed in ds_library.c.
-extern const ds_operator ds_layer_norm_operator;
-extern const ds_operator ds_layer_norm_residual_store_pre_ln_res_operator;
-extern const ds_operator ds_gated_activation_operator;
-extern const ds_operator ds_nhwc_bias_add_operator;
-extern const ds_operator ds_block_forward_operator;
+#define DS_DECLARE_OPERATOR(name) extern const ds_operator ds_##name##_operator;
+DS_OPERATORS(DS_DECLARE_OPERATOR)
+#undef DS_DECLARE_OPERATOR
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -5,7 +5,7 @@
 #define DS_TESTS_FAKE_TORCH_H
 
 #include "ds_dtype.h"
-#include "ds_operators.h"
+#include "ds_torch_shim.h"
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -89,7 +89,8 @@ struct error : std::runtime_error {
 };
 
 // Registered by the plugin when it was loaded.
-ds_boxed_fn kernel(const std::string &dispatch_key, const std::string &name);
+using boxed_kernel = void (*)(StableIValue *stack, uint64_t argument_count, uint64_t result_count);
+boxed_kernel kernel(const std::string &dispatch_key, const std::string &name);
 std::vector<std::string> schemas();
 
 // The ATen operators of torch_call_dispatcher. Arguments are borrowed; throws std::runtime_error.

@@ -15,7 +15,7 @@ namespace {
 // own can make that registration fail, by the variable DS_FAKE_TORCH_FAIL_AT.
 struct registry {
   std::vector<std::unique_ptr<TorchLibraryOpaque>> libraries;
-  std::map<std::pair<std::string, std::string>, ds_boxed_fn> kernels;
+  std::map<std::pair<std::string, std::string>, boxed_kernel> kernels;
   std::vector<std::string> schemas;
 
   registry() {
@@ -36,7 +36,7 @@ AOTITorchError new_library(const char *dispatch_key, TorchLibraryHandle *library
   return 0;
 }
 
-AOTITorchError add_kernel(TorchLibraryHandle library, const char *name, ds_boxed_fn function) {
+AOTITorchError add_kernel(TorchLibraryHandle library, const char *name, boxed_kernel function) {
   if (must_fail()) return 1;
   if (!the().kernels.emplace(std::pair(library->dispatch_key, name), function).second)
     violation(std::string(name) + " registered twice");
@@ -45,7 +45,7 @@ AOTITorchError add_kernel(TorchLibraryHandle library, const char *name, ds_boxed
 
 } // namespace
 
-ds_boxed_fn kernel(const std::string &dispatch_key, const std::string &name) {
+boxed_kernel kernel(const std::string &dispatch_key, const std::string &name) {
   const auto found = the().kernels.find({dispatch_key, name});
   return found == the().kernels.end() ? nullptr : found->second;
 }
