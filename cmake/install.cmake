@@ -29,10 +29,8 @@ install(TARGETS ds_diffusers_ops ${DS_LOADED_LIBRARIES} EXPORT ds_diffusers_targ
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 
-# Every contract, so that a new operator's is installed without a change here; not what the operators share
-# inside.
+# Every contract, so that a new operator's is installed without a change here.
 file(GLOB DS_PUBLIC_HEADERS CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/ops/ds_*.h ${PROJECT_SOURCE_DIR}/kernels/ds_*.h)
-list(FILTER DS_PUBLIC_HEADERS EXCLUDE REGEX "/ds_(block_plan|block_shape|check|run|scratch)\\.h$")
 install(FILES ${DS_PUBLIC_HEADERS} DESTINATION ${DS_HEADER_DESTINATION})
 install(FILES ${PROJECT_SOURCE_DIR}/kernels/cpu/ds_kernels_cpu.h DESTINATION ${DS_HEADER_DESTINATION}/cpu)
 install(FILES ${PROJECT_SOURCE_DIR}/kernels/cuda/ds_cuda_module.h DESTINATION ${DS_HEADER_DESTINATION}/cuda)

@@ -12,13 +12,15 @@
 extern "C" {
 #endif
 
+#define DS_SCRATCH_ALIGNMENT 256 // bytes; what cuBLASLt's workspace and the widest vectors ask for
+
 // All work goes to the stream and the device of the call. Memory handed out lives until the call of the
 // operator ends.
 typedef struct ds_services {
   void *host; // first argument of every function
 
-  // `bytes` > 0 of scratch memory on the call's device, aligned to 256 bytes. Called once for each operator
-  // call.
+  // `bytes` > 0 of scratch memory on the call's device, aligned to DS_SCRATCH_ALIGNMENT. Called once for each
+  // operator call.
   ds_status (*allocate)(void *host, size_t bytes, void **memory);
 
   // output = input · weightᵀ + bias + residual. residual is only given where linear_adds_residual is set.

@@ -1,6 +1,5 @@
 #include "ds_aten_services.h"
 #include "ds_aten.h"
-#include "ds_scratch.h"
 #include "ds_torch_cuda.h"
 #include <string.h>
 

@@ -3,10 +3,8 @@
 #ifndef DS_SCRATCH_H
 #define DS_SCRATCH_H
 
+#include "ds_services.h"
 #include <stddef.h>
-#include <stdint.h>
-
-#define DS_SCRATCH_ALIGNMENT 256 // bytes; what cuBLASLt's workspace and the widest vectors ask for
 
 // A buffer is alive from step `first` to step `last`, both included; steps are the caller's numbering.
 typedef struct ds_scratch_buffer {
