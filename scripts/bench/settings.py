@@ -1,0 +1,117 @@
+"""The command line, checked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .block_shapes import BLOCK_SHAPES, block_shape
+from .block_variants import DEFAULT_PEERS, PEERS
+from .errors import UserError
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The settings; UserError for what cannot be run."""
+    settings = _parser().parse_args(arguments)
+    settings.device = _device(settings.device)
+    if settings.rounds < 1:
+        raise UserError(f"--rounds is {settings.rounds}, must be at least 1")
+    if settings.json is not None and not settings.json.absolute().parent.is_dir():
+        raise UserError(f"--json is {settings.json}, but its folder does not exist")
+    return settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m ds_diffusers bench",
+        description="Measures, in one run and in turns, ds_diffusers, PyTorch's own ways to compute the same, "
+        "and the floor that the hardware sets.",
+    )
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    _add_block(benchmarks)
+    return parser
+
+
+def _add_block(benchmarks: Any) -> None:
+    block = _benchmark(benchmarks, "block", "the whole transformer block", rounds=15)
+    _add_list(block, "--shapes", block_shape, BLOCK_SHAPES, f"of {', '.join(BLOCK_SHAPES)}, or BxSxCxHEADSxCONTEXT")
+    _add_dtypes(block)
+    _add_peers(block, PEERS, DEFAULT_PEERS)
+
+
+def _benchmark(benchmarks: Any, name: str, help: str, rounds: int) -> argparse.ArgumentParser:
+    parser = benchmarks.add_parser(name, help=help, description=f"Measures {help}.")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda)")
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"default: {rounds}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
+    parser.add_argument("--commit", help="to note in the JSON file (default: the clone's)")
+    return parser
+
+
+def _add_dtypes(parser: argparse.ArgumentParser) -> None:
+    _add_list(parser, "--dtype", _choice("--dtype", DTYPES), ["float16", "bfloat16"], dest="dtypes")
+
+
+def _add_peers(parser: argparse.ArgumentParser, peers: Sequence[str], default: Sequence[str]) -> None:
+    check = _choice("--peers", dict(zip(peers, peers, strict=True)))
+    _add_list(parser, "--peers", check, default, f"what to measure beside ours, of {', '.join(peers)}")
+
+
+def _add_list(
+    parser: argparse.ArgumentParser,
+    option: str,
+    convert: Callable[[str], Any],
+    default: Sequence[str],
+    help: str = "",
+    dest: str | None = None,
+) -> None:
+    """An option that takes several values with commas between them."""
+
+    def convert_all(text: str) -> list[Any]:
+        return [convert(each) for each in dict.fromkeys(text.split(","))]
+
+    names = ",".join(default)
+    parser.add_argument(
+        option,
+        dest=dest or option.removeprefix("--"),
+        type=convert_all,
+        default=names,
+        metavar="LIST",
+        help=f"{help} (default: {names})".strip(),
+    )
+
+
+def _choice(option: str, values: dict[str, Any]) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        if text not in values:
+            raise UserError(f"{option} has {text or 'an empty name'}, must be of {', '.join(values)}")
+        return values[text]
+
+    return convert
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        if not torch.cuda.is_available():
+            raise UserError("PyTorch finds no GPU here; --device cpu measures on the CPU, by the clock")
+        name = "cuda"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device is {name}, must be cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device is {name}, but PyTorch finds {torch.cuda.device_count()} GPUs here")
+    return device
