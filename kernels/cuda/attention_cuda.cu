@@ -1,11 +1,15 @@
 // Attention of this library's own: contract in ds_attention_params.h, method in attention_kernels.cuh.
 #include "attention_kernels.cuh"
+#include "ds_cuda_dtype.cuh"
 #include "ds_cuda_launch.cuh"
 #include "ds_kernels_cuda.h"
 
 namespace {
 
 constexpr char op[] = "attention";
+
+// Head sizes that there are kernels for.
+#define DS_ATTENTION_HEAD_SIZES(X) X(40) X(64) X(72) X(80) X(160)
 
 using encode_tiled_fn = decltype(&cuTensorMapEncodeTiled);
 
@@ -41,19 +45,12 @@ ds_status make_map(CUtensorMap *map, const ds_attention_params &params, const vo
                   (int)result);
 }
 
-int multiprocessors() {
-  int device = 0, count = 1;
-  if (cudaGetDevice(&device) == cudaSuccess)
-    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  return count;
-}
-
 int64_t tiles_of(const ds_attention_params &params, int queries) {
   return ds_ceil_div(params.query_tokens, queries) * params.heads * params.batch;
 }
 
 template <typename T, int HEAD, int WARPGROUPS, bool SHORT>
-ds_status launch(const ds_attention_params &params, void *stream) {
+ds_status launch(const ds_attention_params &params, const ds_cuda_device &device, void *stream) {
   using shape = attention_shape<HEAD, WARPGROUPS, SHORT>;
   CUtensorMap query_map, key_map, value_map;
   DS_CHECK(
@@ -68,46 +65,42 @@ ds_status launch(const ds_attention_params &params, void *stream) {
   arguments.query_blocks = (int)ds_ceil_div(params.query_tokens, shape::QUERIES);
   arguments.tiles = (int)tiles_of(params, shape::QUERIES);
   arguments.scale = 1.4426950408889634f / sqrtf((float)params.head_size);
-  const auto kernel = attention_kernel<T, HEAD, WARPGROUPS, SHORT>;
-  DS_CHECK(ds_allow_shared_bytes(op, kernel, shape::SHARED_BYTES));
-  const int64_t blocks = ds_min(arguments.tiles, (int64_t)multiprocessors() * shape::BLOCKS);
+  constexpr auto kernel = attention_kernel<T, HEAD, WARPGROUPS, SHORT>;
+  DS_CHECK((ds_allow_shared_bytes<kernel, shape::SHARED_BYTES>(op, device)));
+  const int64_t blocks = ds_min(arguments.tiles, (int64_t)device.multiprocessors * shape::BLOCKS);
   return ds_launch(op, kernel, dim3((unsigned)blocks), dim3(shape::THREADS), shape::SHARED_BYTES, stream,
                    query_map, key_map, value_map, arguments);
 }
 
 // Two warpgroups share keys and values, one makes twice as many tiles: better where there are few.
 template <typename T, int HEAD>
-ds_status choose_form(const ds_attention_params &params, void *stream) {
+ds_status choose_form(const ds_attention_params &params, const ds_cuda_device &device, void *stream) {
   if (params.key_tokens <= attention_shape<HEAD, 1, true>::KEYS)
-    return launch<T, HEAD, 1, true>(params, stream);
-  return tiles_of(params, 128) * 2 > multiprocessors() ? launch<T, HEAD, 2, false>(params, stream)
-                                                       : launch<T, HEAD, 1, false>(params, stream);
+    return launch<T, HEAD, 1, true>(params, device, stream);
+  return tiles_of(params, 128) * 2 > device.multiprocessors
+             ? launch<T, HEAD, 2, false>(params, device, stream)
+             : launch<T, HEAD, 1, false>(params, device, stream);
 }
 
 template <typename T>
-ds_status choose_head_size(const ds_attention_params &params, void *stream) {
+ds_status choose_head_size(const ds_attention_params &params, const ds_cuda_device &device, void *stream) {
   switch (params.head_size) {
-  case 40:
-    return choose_form<T, 40>(params, stream);
-  case 64:
-    return choose_form<T, 64>(params, stream);
-  case 72:
-    return choose_form<T, 72>(params, stream);
-  case 80:
-    return choose_form<T, 80>(params, stream);
-  case 160:
-    return choose_form<T, 160>(params, stream);
+#define DS_CASE(head_size)                                                                                   \
+  case head_size:                                                                                            \
+    return choose_form<T, head_size>(params, device, stream);
+    DS_ATTENTION_HEAD_SIZES(DS_CASE)
+#undef DS_CASE
   }
-  return ds_error(DS_E_SHAPE, "attention: head_size is %lld, must be 40, 64, 72, 80 or 160",
+#define DS_NAME(size) " " #size
+  return ds_error(DS_E_SHAPE, "attention: head_size is %lld, must be one of" DS_ATTENTION_HEAD_SIZES(DS_NAME),
                   (long long)params.head_size);
+#undef DS_NAME
 }
 
-bool device_is_hopper() {
-  int device = 0, major = 0, minor = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
-         major == 9 && minor == 0;
+bool has_head_size(int64_t head_size) {
+#define DS_IS_SIZE(size) || head_size == size
+  return false DS_ATTENTION_HEAD_SIZES(DS_IS_SIZE);
+#undef DS_IS_SIZE
 }
 
 // What the copy engine can describe: addresses and strides in units of 16 bytes, strides below 2^40 bytes,
@@ -119,16 +112,12 @@ bool is_describable(const void *data, const int64_t *strides, int64_t tokens) {
   return ds_is_aligned(data) && tokens >= 1 && tokens <= INT32_MAX / 2;
 }
 
-bool has_head_size(int64_t head_size) {
-  return head_size == 40 || head_size == 64 || head_size == 72 || head_size == 80 || head_size == 160;
-}
-
 // Measured on an H200 against PyTorch's fastest (cuDNN): 1.2 to 1.7 times as fast for one block of keys, for
 // heads of 72 and more, and where few tiles make a short launch; 1.02 to 1.07 times for a number of tokens
 // that is no multiple of 128; 0.92 to 0.96 times for long regular ones.
-bool is_faster(const ds_attention_params &params) {
+bool is_faster(const ds_attention_params &params, const ds_cuda_device &device) {
   return params.key_tokens <= 80 || params.head_size >= 72 || params.query_tokens % 128 != 0 ||
-         tiles_of(params, 128) <= multiprocessors();
+         tiles_of(params, 128) <= device.multiprocessors;
 }
 
 } // namespace
@@ -141,11 +130,15 @@ int ds_attention_serves_cuda(const ds_attention_params *params) {
                           is_describable(params->key, params->key_strides, params->key_tokens) &&
                           is_describable(params->value, params->value_strides, params->key_tokens) &&
                           tiles_of(*params, 64) <= INT32_MAX / 2;
-  return DS_CUDA_HAS_HOPPER_CODE && has_kernel && is_faster(*params) && device_is_hopper() &&
-         encode_tiled() != NULL;
+  ds_cuda_device device;
+  return has_kernel && ds_cuda_current_device(&device) == DS_OK && device.code == DS_CUDA_CODE_90A &&
+         is_faster(*params, device) && encode_tiled() != NULL;
 }
 
 ds_status ds_attention_cuda(const ds_attention_params *params, void *stream) {
-  return params->dtype == DS_FLOAT16 ? choose_head_size<__half>(*params, stream)
-                                     : choose_head_size<__nv_bfloat16>(*params, stream);
+  ds_cuda_device device;
+  DS_CHECK(ds_cuda_current_device(&device));
+  return ds_with_16_bit_element(op, params->dtype, [&](auto element) {
+    return choose_head_size<typename decltype(element)::type>(*params, device, stream);
+  });
 }

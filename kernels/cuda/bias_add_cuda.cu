@@ -3,11 +3,14 @@
 // Where columns are contiguous, threads run along them. NCHW tensors, in which pixels are contiguous and
 // channels far apart, are the same problem with the two directions exchanged: then a row has one channel and
 // one bias. Where operands lie in different directions, tiles of them are turned in shared memory.
+#include "ds_cuda_dtype.cuh"
 #include "ds_cuda_launch.cuh"
 #include "ds_cuda_tile.cuh"
 #include "ds_kernels_cuda.h"
 
 namespace {
+
+constexpr char op[] = "bias_add";
 
 // The views of `params`, perhaps with the directions exchanged.
 struct bias_add_problem {
@@ -146,7 +149,7 @@ template <typename T, int WIDTH>
 ds_status launch_elements(const bias_add_problem &problem, void *stream) {
   const ds_bias_add_params &params = problem.params;
   const ds_blocks blocks = ds_plan_element_blocks(params.rows, params.cols, WIDTH, items_of<WIDTH>);
-  return ds_launch_blocks("bias_add", bias_add_kernel<T, WIDTH>, blocks, stream, problem);
+  return ds_launch_blocks(op, bias_add_kernel<T, WIDTH>, blocks, stream, problem);
 }
 
 template <typename T>
@@ -166,8 +169,8 @@ ds_status launch(const ds_bias_add_params &params, void *stream) {
   if (is_exchangeable(params)) return launch_along_columns<T>(exchange_directions(params), stream);
   if (ds_rows_are_closer(params.input) || ds_rows_are_closer(params.other) ||
       ds_rows_are_closer(params.output))
-    return ds_launch_blocks("bias_add", bias_add_tile_kernel<T>, ds_plan_tiles(params.rows, params.cols),
-                            stream, params);
+    return ds_launch_blocks(op, bias_add_tile_kernel<T>, ds_plan_tiles(params.rows, params.cols), stream,
+                            params);
   return launch_along_columns<T>({params, 0}, stream);
 }
 
@@ -175,14 +178,7 @@ ds_status launch(const ds_bias_add_params &params, void *stream) {
 
 ds_status ds_bias_add_cuda(const ds_bias_add_params *params, void *stream) {
   if (params->rows == 0 || params->cols == 0) return DS_OK;
-  switch (params->dtype) {
-  case DS_FLOAT32:
-    return launch<float>(*params, stream);
-  case DS_FLOAT16:
-    return launch<__half>(*params, stream);
-  case DS_BFLOAT16:
-    return launch<__nv_bfloat16>(*params, stream);
-  default:
-    return ds_error(DS_E_DTYPE, "bias_add: dtype %s is not supported", ds_dtype_name(params->dtype));
-  }
+  return ds_with_element(op, params->dtype, [&](auto element) {
+    return launch<typename decltype(element)::type>(*params, stream);
+  });
 }

@@ -1,5 +1,6 @@
 #include "ds_cuda_device.h"
 #include <stdatomic.h>
+#include <stdint.h>
 
 const char ds_cuda_architectures[] = DS_CUDA_ARCHITECTURES_TEXT;
 
@@ -52,26 +53,46 @@ void ds_cuda_end_relaxed(enum cudaStreamCaptureMode previous) {
   cudaThreadExchangeStreamCaptureMode(&previous);
 }
 
-static ds_status probe(int device) {
+static ds_status ask(int index, ds_cuda_device *device) {
   static const char what[] = "loading the CUDA kernels";
   int major = 0;
-  const cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
   if (error != cudaSuccess) return ds_cuda_error(what, error);
   if (major < OLDEST_MAJOR) return unsupported_device(what, cudaErrorNoKernelImageForDevice);
+  device->index = index;
+  error = cudaDeviceGetAttribute(&device->multiprocessors, cudaDevAttrMultiProcessorCount, index);
+  if (error != cudaSuccess) return ds_cuda_error(what, error);
   const enum cudaStreamCaptureMode previous = ds_cuda_begin_relaxed();
-  const cudaError_t found = ds_cuda_probe();
+  error = ds_cuda_probe(&device->code);
   ds_cuda_end_relaxed(previous);
-  return found == cudaSuccess ? DS_OK : ds_cuda_error(what, found);
+  return error == cudaSuccess ? DS_OK : ds_cuda_error(what, error);
+}
+
+// What is remembered of a device is one word, so that threads may read and write it at any time; 0: nothing.
+enum { CODE_BITS = 2 };
+
+ds_status ds_cuda_current_device(ds_cuda_device *device) {
+  static _Atomic uint32_t remembered[DS_CUDA_MAX_DEVICES];
+  int index = 0;
+  const cudaError_t error = cudaGetDevice(&index);
+  if (error != cudaSuccess) return ds_cuda_error("reading the current CUDA device", error);
+  const int has_place = index < DS_CUDA_MAX_DEVICES;
+  const uint32_t word = has_place ? atomic_load_explicit(&remembered[index], memory_order_relaxed) : 0;
+  if (word != 0) {
+    *device = (ds_cuda_device){.index = index,
+                               .multiprocessors = (int)(word >> CODE_BITS),
+                               .code = (ds_cuda_code)(word & ((1u << CODE_BITS) - 1))};
+    return DS_OK;
+  }
+  DS_CHECK(ask(index, device));
+  if (has_place)
+    atomic_store_explicit(&remembered[index],
+                          (uint32_t)device->multiprocessors << CODE_BITS | (uint32_t)device->code,
+                          memory_order_relaxed);
+  return DS_OK;
 }
 
 ds_status ds_cuda_check_device(void) {
-  static _Atomic unsigned char usable[DS_CUDA_MAX_DEVICES];
-  int device = 0;
-  const cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return ds_cuda_error("reading the current CUDA device", error);
-  const int remembered = device < DS_CUDA_MAX_DEVICES;
-  if (remembered && atomic_load_explicit(&usable[device], memory_order_relaxed)) return DS_OK;
-  DS_CHECK(probe(device));
-  if (remembered) atomic_store_explicit(&usable[device], 1, memory_order_relaxed);
-  return DS_OK;
+  ds_cuda_device device;
+  return ds_cuda_current_device(&device);
 }

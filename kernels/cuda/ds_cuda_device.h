@@ -15,8 +15,24 @@ extern "C" {
 // What the module was compiled for, e.g. "80 86 89 90a 90+PTX".
 extern const char ds_cuda_architectures[];
 
-// DS_OK if the current device can run the module's kernels, else DS_E_UNSUPPORTED with a message. Asks the
-// device only the first time.
+// The code that the driver has chosen from this module for a device.
+typedef enum ds_cuda_code {
+  DS_CUDA_CODE_BASE = 1, // instructions of compute capability 8.0
+  DS_CUDA_CODE_90,       // those of compute capability 9.0 as well
+  DS_CUDA_CODE_90A       // and those that only compute capability 9.0 itself has
+} ds_cuda_code;
+
+// What launchers need to know about a device.
+typedef struct ds_cuda_device {
+  int index;
+  int multiprocessors;
+  ds_cuda_code code;
+} ds_cuda_device;
+
+// The current device. Asks the runtime only the first time; fails like ds_cuda_check_device.
+ds_status ds_cuda_current_device(ds_cuda_device *device);
+
+// DS_OK if the current device can run the module's kernels, else DS_E_UNSUPPORTED with a message.
 ds_status ds_cuda_check_device(void);
 
 // Turns a failed CUDA call into a status and a message: DS_E_UNSUPPORTED where the module holds no code for
@@ -24,8 +40,8 @@ ds_status ds_cuda_check_device(void);
 // record of the error, so that no later call reports it again.
 ds_status ds_cuda_error(const char *what, cudaError_t error);
 
-// cudaSuccess if the driver finds or makes code for the current device in this module.
-cudaError_t ds_cuda_probe(void);
+// cudaSuccess, and which code it is, if the driver finds or makes code for the current device in this module.
+cudaError_t ds_cuda_probe(ds_cuda_code *code);
 
 // Under CUDA-graph capture the runtime forbids calls that might allocate or synchronise, such as loading code
 // and creating library handles. They touch no stream, so they are harmless there: between these two calls the

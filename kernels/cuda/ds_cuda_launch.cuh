@@ -4,6 +4,7 @@
 
 #include "ds_cuda_device.h"
 #include "ds_cuda_elements.cuh"
+#include <atomic>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -26,13 +27,17 @@ ds_status ds_launch(const char *op, void (*kernel)(Parameters...), dim3 grid, di
 }
 
 // A block gets more than 48 KB, static shared memory included, only after the kernel was allowed to ask for
-// it.
-template <typename... Parameters>
-ds_status ds_allow_shared_bytes(const char *op, void (*kernel)(Parameters...), size_t shared_bytes) {
-  if (shared_bytes <= 32 << 10) return DS_OK;
+// it: KERNEL may have up to MOST_BYTES from here on.
+template <auto KERNEL, size_t MOST_BYTES>
+ds_status ds_allow_shared_bytes(const char *op, const ds_cuda_device &device) {
+  static std::atomic<bool> allowed[DS_CUDA_MAX_DEVICES];
+  const bool has_place = device.index < DS_CUDA_MAX_DEVICES;
+  if (has_place && allowed[device.index].load(std::memory_order_relaxed)) return DS_OK;
   const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
-  return error == cudaSuccess ? DS_OK : ds_launch_error(op, error);
+      cudaFuncSetAttribute(KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)MOST_BYTES);
+  if (error != cudaSuccess) return ds_launch_error(op, error);
+  if (has_place) allowed[device.index].store(true, std::memory_order_relaxed);
+  return DS_OK;
 }
 
 static inline int64_t ds_min(int64_t a, int64_t b) {

@@ -1,10 +1,13 @@
 // Gated activations: contract in ds_gated_activation_params.h. Every element is read and written once; where
 // an NCHW-like input has its rows closer than its columns, it is turned in shared memory.
+#include "ds_cuda_dtype.cuh"
 #include "ds_cuda_launch.cuh"
 #include "ds_cuda_tile.cuh"
 #include "ds_kernels_cuda.h"
 
 namespace {
+
+constexpr char op[] = "gated_activation";
 
 // In PyTorch's order of operations, so that infinities and NaN come out alike. erff is within 2 units in the
 // last place of float32, expf too, and the division is exact: far below the rounding of the 16-bit types.
@@ -102,14 +105,14 @@ __global__ void __launch_bounds__(DS_TILE_THREADS)
 template <typename T, int WIDTH>
 ds_status launch_elements(const ds_gated_activation_params &params, void *stream) {
   const ds_blocks blocks = ds_plan_element_blocks(params.rows, params.cols, WIDTH, items_of<WIDTH>);
-  return ds_launch_blocks("gated_activation", gated_activation_kernel<T, WIDTH>, blocks, stream, params);
+  return ds_launch_blocks(op, gated_activation_kernel<T, WIDTH>, blocks, stream, params);
 }
 
 template <typename T>
 ds_status launch(const ds_gated_activation_params &params, void *stream) {
   if (ds_rows_are_closer(params.input))
-    return ds_launch_blocks("gated_activation", gated_activation_tile_kernel<T>,
-                            ds_plan_tiles(params.rows, params.cols), stream, params);
+    return ds_launch_blocks(op, gated_activation_tile_kernel<T>, ds_plan_tiles(params.rows, params.cols),
+                            stream, params);
   const bool vectors = params.cols % ds_vector_width<T> == 0 && ds_is_aligned(params.input, sizeof(T)) &&
                        ds_is_aligned(params.bias) && ds_is_aligned(params.output);
   return vectors ? launch_elements<T, ds_vector_width<T>>(params, stream)
@@ -120,14 +123,7 @@ ds_status launch(const ds_gated_activation_params &params, void *stream) {
 
 ds_status ds_gated_activation_cuda(const ds_gated_activation_params *params, void *stream) {
   if (params->rows == 0 || params->cols == 0) return DS_OK;
-  switch (params->dtype) {
-  case DS_FLOAT32:
-    return launch<float>(*params, stream);
-  case DS_FLOAT16:
-    return launch<__half>(*params, stream);
-  case DS_BFLOAT16:
-    return launch<__nv_bfloat16>(*params, stream);
-  default:
-    return ds_error(DS_E_DTYPE, "gated_activation: dtype %s is not supported", ds_dtype_name(params->dtype));
-  }
+  return ds_with_element(op, params->dtype, [&](auto element) {
+    return launch<typename decltype(element)::type>(*params, stream);
+  });
 }

@@ -7,6 +7,7 @@
 //   tiles    where neighbouring rows lie closer than neighbouring columns (an NCHW tensor seen as
 //            [pixels, channels]): lanes run over rows to read, and the sums are turned in shared memory.
 // Rows too long to be held, of which there are more than 16384 columns, are read again for each step.
+#include "ds_cuda_dtype.cuh"
 #include "ds_cuda_launch.cuh"
 #include "ds_cuda_reduce.cuh"
 #include "ds_kernels_cuda.h"
@@ -311,7 +312,9 @@ __device__ void normalise_row(const ds_layer_norm_params &params, int64_t row, b
 constexpr int COLUMN_ITEMS = 16; // of a thread, as long as the block may grow
 constexpr int COLUMN_BATCH = 8;
 constexpr int COLUMN_MAX_THREADS = 1024;
-constexpr int COLUMN_MAX_COLS = 16384; // 64 KB: GPUs from compute capability 8.0 on give a block that much
+constexpr int COLUMN_MAX_COLS = 16384;
+// 64 KB: GPUs from compute capability 8.0 on give a block that much.
+constexpr size_t COLUMN_MAX_BYTES = COLUMN_MAX_COLS * sizeof(float);
 
 struct row_sums {
   float *partial_sums;
@@ -343,7 +346,9 @@ template <typename T>
 ds_status launch_columns(const ds_layer_norm_params &params, void *stream) {
   const dim3 block = row_block(ds_ceil_div(params.cols, COLUMN_ITEMS), COLUMN_MAX_THREADS);
   const size_t shared_bytes = block.y * (size_t)ds_min(params.cols, COLUMN_MAX_COLS) * sizeof(float);
-  DS_CHECK(ds_allow_shared_bytes(op, layer_norm_columns_kernel<T>, shared_bytes));
+  ds_cuda_device device;
+  DS_CHECK(ds_cuda_current_device(&device));
+  DS_CHECK((ds_allow_shared_bytes<layer_norm_columns_kernel<T>, COLUMN_MAX_BYTES>(op, device)));
   const ds_blocks blocks = {params.rows, 1, block.y, 1, block, shared_bytes};
   return ds_launch_blocks(op, layer_norm_columns_kernel<T>, blocks, stream, params);
 }
@@ -356,14 +361,17 @@ ds_status launch_columns(const ds_layer_norm_params &params, void *stream) {
 constexpr int TILE_ROWS = 16;
 constexpr int TILE_THREADS = TILE_ROWS * DS_WARP;
 constexpr int TILE_SLOTS = TILE_THREADS / TILE_ROWS;
-constexpr int TILE_BATCH = 10;      // 320, 640 and 1280 columns are one, two and four batches of the slots
-constexpr int TILE_MAX_COLS = 1280; // 82 KB: GPUs from compute capability 8.0 on give a block that much
+constexpr int TILE_BATCH = 10; // 320, 640 and 1280 columns are one, two and four batches of the slots
+constexpr int TILE_MAX_COLS = 1280;
 
 // Floats from one row of the tile to the next: the 16 rows and two columns that a warp writes at once are in
 // banks of their own.
-__host__ __device__ inline int tile_pitch(int cols) {
+__host__ __device__ constexpr int tile_pitch(int cols) {
   return (cols + DS_WARP - 1) / DS_WARP * DS_WARP + 2;
 }
+
+// 82 KB: GPUs from compute capability 8.0 on give a block that much.
+constexpr size_t TILE_MAX_BYTES = TILE_ROWS * tile_pitch(TILE_MAX_COLS) * sizeof(float);
 
 template <typename T>
 __global__ void __launch_bounds__(TILE_THREADS)
@@ -391,7 +399,9 @@ template <typename T>
 ds_status launch_tiles(const ds_layer_norm_params &params, void *stream) {
   const int part_cols = (int)ds_min(params.cols, TILE_MAX_COLS);
   const size_t shared_bytes = (size_t)TILE_ROWS * tile_pitch(part_cols) * sizeof(float);
-  DS_CHECK(ds_allow_shared_bytes(op, layer_norm_tiles_kernel<T>, shared_bytes));
+  ds_cuda_device device;
+  DS_CHECK(ds_cuda_current_device(&device));
+  DS_CHECK((ds_allow_shared_bytes<layer_norm_tiles_kernel<T>, TILE_MAX_BYTES>(op, device)));
   const ds_blocks blocks = {params.rows, 1, TILE_ROWS, 1, dim3(TILE_THREADS), shared_bytes};
   return ds_launch_blocks(op, layer_norm_tiles_kernel<T>, blocks, stream, params);
 }
@@ -408,14 +418,7 @@ ds_status launch(const ds_layer_norm_params &params, void *stream) {
 
 ds_status ds_layer_norm_cuda(const ds_layer_norm_params *params, void *stream) {
   if (params->rows == 0) return DS_OK;
-  switch (params->dtype) {
-  case DS_FLOAT32:
-    return launch<float>(*params, stream);
-  case DS_FLOAT16:
-    return launch<__half>(*params, stream);
-  case DS_BFLOAT16:
-    return launch<__nv_bfloat16>(*params, stream);
-  default:
-    return ds_error(DS_E_DTYPE, "%s: dtype %s is not supported", op, ds_dtype_name(params->dtype));
-  }
+  return ds_with_element(op, params->dtype, [&](auto element) {
+    return launch<typename decltype(element)::type>(*params, stream);
+  });
 }

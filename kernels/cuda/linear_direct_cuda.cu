@@ -1,10 +1,13 @@
 // Matrix products that cuBLASLt cannot describe: overlapping rows (an expanded tensor has row stride 0), no
 // input features, sizes beyond 32 bits, an arrangement that no algorithm of its takes. Contract in
 // ds_linear_params.h. Made to be right for everything, not to be fast.
+#include "ds_cuda_dtype.cuh"
 #include "ds_cuda_launch.cuh"
 #include "linear_direct_cuda.h"
 
 namespace {
+
+constexpr char op[] = "linear";
 
 constexpr int TILE = 32; // rows and output features of a block, and input features that it holds at a time
 constexpr int TILE_WARPS = 8; // each lane sums TILE / TILE_WARPS elements of a column of the output
@@ -59,20 +62,13 @@ __global__ void __launch_bounds__(TILE *TILE_WARPS)
 template <typename T>
 ds_status launch(const ds_linear_params &params, void *stream) {
   const ds_blocks blocks = {params.rows, params.out_features, TILE, TILE, dim3(TILE, TILE_WARPS), 0};
-  return ds_launch_blocks("linear", linear_direct_kernel<T>, blocks, stream, params);
+  return ds_launch_blocks(op, linear_direct_kernel<T>, blocks, stream, params);
 }
 
 } // namespace
 
 ds_status ds_linear_direct_cuda(const ds_linear_params *params, void *stream) {
-  switch (params->dtype) {
-  case DS_FLOAT32:
-    return launch<float>(*params, stream);
-  case DS_FLOAT16:
-    return launch<__half>(*params, stream);
-  case DS_BFLOAT16:
-    return launch<__nv_bfloat16>(*params, stream);
-  default:
-    return ds_error(DS_E_DTYPE, "linear: dtype %s is not supported", ds_dtype_name(params->dtype));
-  }
+  return ds_with_element(op, params->dtype, [&](auto element) {
+    return launch<typename decltype(element)::type>(*params, stream);
+  });
 }
