@@ -10,7 +10,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Error:
-    """`relative`: norm of the difference over the norm of the reference; `largest`: absolute, of an element."""
+    """`relative`: norm of the difference over the norm of the reference; `largest`: absolute difference of an
+    element."""
 
     relative: float
     largest: float

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 
 import ds_diffusers
 
-from . import block, block_tables, results, tables
+from . import block, block_tables, results, tables, unet, unet_tables
 from .compiling import empty_caches
 from .environment import device_facts, environment
 from .errors import UserError
@@ -26,6 +28,8 @@ def run(arguments: Sequence[str] | None) -> int:
         if settings.device.type == "cuda":
             torch.cuda.set_device(settings.device)
         ds_diffusers.load()
+        logging.set_verbosity_error()  # otherwise each change of dtype is commented on
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\._dynamo")
         with empty_caches():
             return BENCHMARKS[settings.benchmark](settings)
     except UserError as error:
@@ -46,13 +50,21 @@ def run_block(settings: argparse.Namespace) -> int:
         write(settings, written)
     print_heading(settings)
     tables.show([each for of_dtype in found.values() for each in block_tables.block_tables(of_dtype, on_gpu)])
-    failed = any(
-        noted.failure for of_dtype in found.values() for result in of_dtype for noted in result.variants.values()
-    )
-    return 1 if failed else 0
+    all_results = [result for of_dtype in found.values() for result in of_dtype]
+    return int(any(noted.failure for result in all_results for noted in result.variants.values()))
 
 
-BENCHMARKS = {"block": run_block}
+def run_unet(settings: argparse.Namespace) -> int:
+    found: list[unet.UNetResult] = []
+    for result in unet.run(settings):
+        found.append(result)
+        write(settings, [unet.as_json(each) for each in found])
+    print_heading(settings)
+    tables.show([unet_tables.unet_table(found)])
+    return int(any(step.failure for result in found for step in result.steps.values()))
+
+
+BENCHMARKS = {"block": run_block, "unet": run_unet}
 
 
 def write(settings: argparse.Namespace, written: list[Any]) -> None:
@@ -69,10 +81,12 @@ def plain(settings: argparse.Namespace) -> dict[str, Any]:
             return [converted(each) for each in value]
         return value if isinstance(value, int) else str(value)
 
-    return {name: converted(value) for name, value in vars(settings).items() if name not in ("json", "commit")}
+    named = {name: value for name, value in vars(settings).items() if name not in ("json", "commit")}
+    return {name: converted(value) for name, value in named.items()}
 
 
 def print_heading(settings: argparse.Namespace) -> None:
     facts = environment(settings.device, settings.commit)
-    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "diffusers", "cuda", "cudnn"))
+    shown = ("torch", "diffusers", "cuda", "cudnn")
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in shown)
     print(f"{device_facts(settings.device)['name']}; {versions}; commit {facts['commit'] or 'unknown'}")

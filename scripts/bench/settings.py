@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from ds_diffusers.demo.architectures import LATENT_SCALE
+
+from . import block_variants, unet
 from .block_shapes import BLOCK_SHAPES, block_shape
-from .block_variants import DEFAULT_PEERS, PEERS
 from .errors import UserError
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -27,6 +29,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     settings.device = _device(settings.device)
     if settings.rounds < 1:
         raise UserError(f"--rounds is {settings.rounds}, must be at least 1")
+    size = getattr(settings, "size", None)
+    if size is not None and (size < 64 or size % LATENT_SCALE != 0):
+        raise UserError(f"--size is {size}, must be a multiple of {LATENT_SCALE} from 64 on")
     if settings.json is not None and not settings.json.absolute().parent.is_dir():
         raise UserError(f"--json is {settings.json}, but its folder does not exist")
     return settings
@@ -35,19 +40,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m ds_diffusers bench",
-        description="Measures, in one run and in turns, ds_diffusers, PyTorch's own ways to compute the same, "
-        "and the floor that the hardware sets.",
+        description="Measures, in one run and in turns, ds_diffusers, PyTorch's own ways to compute the "
+        "same, and the floor that the hardware sets.",
     )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     _add_block(benchmarks)
+    _add_unet(benchmarks)
     return parser
 
 
 def _add_block(benchmarks: Any) -> None:
     block = _benchmark(benchmarks, "block", "the whole transformer block", rounds=15)
-    _add_list(block, "--shapes", block_shape, BLOCK_SHAPES, f"of {', '.join(BLOCK_SHAPES)}, or BxSxCxHEADSxCONTEXT")
-    _add_dtypes(block)
-    _add_peers(block, PEERS, DEFAULT_PEERS)
+    known = f"of {', '.join(BLOCK_SHAPES)}, or BATCHxTOKENSxCHANNELSxHEADSxCONTEXT_CHANNELS"
+    _add_list(block, "--shapes", block_shape, list(BLOCK_SHAPES), known)
+    _add_dtypes(block, ["float16", "bfloat16"])
+    _add_peers(block, block_variants.PEERS, block_variants.DEFAULT_PEERS)
+
+
+def _add_unet(benchmarks: Any) -> None:
+    parser = _benchmark(benchmarks, "unet", "one step of a whole UNet", rounds=10)
+    check = _choice("--models", dict(zip(unet.MODELS, unet.MODELS, strict=True)))
+    _add_list(parser, "--models", check, unet.DEFAULT_MODELS, f"of {', '.join(unet.MODELS)}")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="default: the model's own")
+    _add_dtypes(parser, ["float16"])
+    _add_peers(parser, unet.PEERS, unet.PEERS)
 
 
 def _benchmark(benchmarks: Any, name: str, help: str, rounds: int) -> argparse.ArgumentParser:
@@ -59,8 +75,9 @@ def _benchmark(benchmarks: Any, name: str, help: str, rounds: int) -> argparse.A
     return parser
 
 
-def _add_dtypes(parser: argparse.ArgumentParser) -> None:
-    _add_list(parser, "--dtype", _choice("--dtype", DTYPES), ["float16", "bfloat16"], dest="dtypes")
+def _add_dtypes(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+    check = _choice("--dtype", DTYPES)
+    _add_list(parser, "--dtype", check, default, f"of {', '.join(DTYPES)}", dest="dtypes")
 
 
 def _add_peers(parser: argparse.ArgumentParser, peers: Sequence[str], default: Sequence[str]) -> None:

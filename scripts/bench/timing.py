@@ -1,5 +1,5 @@
-"""Timers. A timer's `sample()` measures seconds a call once; `in_rounds` takes samples of several in turns, so
-that what drifts meanwhile (clocks, other load) meets all alike.
+"""Timers. A timer's `sample()` measures seconds a call once; `in_rounds` takes samples of several in turns,
+so that what drifts meanwhile (clocks, other load) meets all alike.
 
 A timer is made of several calls that do the same work on inputs and weights of their own: enough of them that
 none finds its data in a cache because it ran a moment before.
@@ -96,7 +96,8 @@ class EnqueueTimer:
                 return seconds / len(self._calls)
             self._cycles *= 2
         raise RuntimeError(
-            f"{len(self._calls)} calls took {seconds:.3f} s to enqueue and outlasted the GPU's sleep each time"
+            f"{len(self._calls)} calls took {seconds:.3f} s to enqueue, and outlasted the GPU's sleep "
+            "each time"
         )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 
 USAGE = """usage: python -m ds_diffusers COMMAND ...
@@ -45,14 +47,18 @@ def info(arguments: Sequence[str]) -> int:
 
 
 def bench_package() -> ModuleType:
-    """The benchmarks: part of the installed package; in the source tree a folder beside this one."""
-    inside = f"{__package__}.bench"
-    try:
-        return importlib.import_module(inside)
-    except ModuleNotFoundError as error:
-        if error.name != inside:
-            raise
-        return importlib.import_module("bench")
+    """ds_diffusers.bench, which lies inside the installed package, and in the source tree beside it."""
+    name = f"{__package__}.bench"
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        return importlib.import_module(name)
+    folder = Path(__file__).resolve().parent.parent / "bench"
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[name] = package
+    spec.loader.exec_module(package)
+    return package
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"bench": bench, "demo": demo, "info": info}
