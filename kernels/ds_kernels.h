@@ -5,6 +5,7 @@
 
 #include "ds_attention_params.h"
 #include "ds_bias_add_params.h"
+#include "ds_dequantize_params.h"
 #include "ds_gated_activation_params.h"
 #include "ds_layer_norm_params.h"
 
@@ -12,7 +13,8 @@
 #define DS_KERNELS(X)                                                                                        \
   X(layer_norm)                                                                                              \
   X(gated_activation)                                                                                        \
-  X(bias_add)
+  X(bias_add)                                                                                                \
+  X(dequantize)
 
 // In the CUDA module alone, for some parameters on some devices, where they are faster than what serves all
 // others: ds_<name>_serves_cuda tells which, ds_<name>_cuda takes those.

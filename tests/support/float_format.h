@@ -1,4 +1,5 @@
-// The three element types in exact double arithmetic, written without a look at the library's conversions.
+// The element types in exact double arithmetic, written without a look at the library's conversions. int8,
+// which kernels do not compute with, is there for quantised weights.
 #ifndef DS_TESTS_FLOAT_FORMAT_H
 #define DS_TESTS_FLOAT_FORMAT_H
 
@@ -24,6 +25,8 @@ inline float_format format_of(ds_dtype dtype) {
     return {2, 10, -14, 15};
   case DS_BFLOAT16:
     return {2, 7, -126, 127};
+  case DS_INT8:
+    return {1, 0, 0, 6};
   default:
     return {4, 23, -126, 127};
   }
@@ -80,12 +83,17 @@ inline uint32_t encode(ds_dtype dtype, double value) {
 }
 
 inline double read_element(ds_dtype dtype, const void *element) {
+  if (dtype == DS_INT8) return *static_cast<const int8_t *>(element);
   uint32_t bits = 0;
   std::memcpy(&bits, element, static_cast<size_t>(format_of(dtype).bytes)); // little-endian, as the library
   return decode(dtype, bits);
 }
 
 inline void write_element(ds_dtype dtype, void *element, double value) {
+  if (dtype == DS_INT8) {
+    *static_cast<int8_t *>(element) = static_cast<int8_t>(std::clamp(std::nearbyint(value), -128.0, 127.0));
+    return;
+  }
   const uint32_t bits = encode(dtype, value);
   std::memcpy(element, &bits, static_cast<size_t>(format_of(dtype).bytes));
 }
