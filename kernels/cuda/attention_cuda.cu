@@ -3,6 +3,7 @@
 #include "ds_cuda_dtype.cuh"
 #include "ds_cuda_launch.cuh"
 #include "ds_kernels_cuda.h"
+#include "ds_tensor_map.cuh"
 
 namespace {
 
@@ -11,38 +12,14 @@ constexpr char op[] = "attention";
 // Head sizes that there are kernels for.
 #define DS_ATTENTION_HEAD_SIZES(X) X(40) X(64) X(72) X(80) X(160)
 
-using encode_tiled_fn = decltype(&cuTensorMapEncodeTiled);
-
-// The driver's function, found without linking the driver; NULL where it is too old to have it.
-encode_tiled_fn encode_tiled() {
-  static const encode_tiled_fn function = [] {
-    void *found = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault,
-                                         &result) != cudaSuccess)
-      found = nullptr;
-    return reinterpret_cast<encode_tiled_fn>(found);
-  }();
-  return function;
-}
-
 // Describes [batch, tokens, heads, head_size] to the copy engine, to be read in boxes of `rows` tokens of one
 // head.
 ds_status make_map(CUtensorMap *map, const ds_attention_params &params, const void *data, int64_t tokens,
                    const int64_t *strides, int rows) {
-  const CUtensorMapDataType type =
-      params.dtype == DS_FLOAT16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  const cuuint64_t sizes[4] = {(cuuint64_t)params.head_size, (cuuint64_t)params.heads, (cuuint64_t)tokens,
-                               (cuuint64_t)params.batch};
-  const cuuint64_t stride_bytes[3] = {(cuuint64_t)strides[2] * 2, (cuuint64_t)strides[1] * 2,
-                                      (cuuint64_t)strides[0] * 2};
-  const cuuint32_t box[4] = {CHUNK, 1, (cuuint32_t)rows, 1}, steps[4] = {1, 1, 1, 1};
-  const CUresult result = encode_tiled()(
-      map, type, 4, const_cast<void *>(data), sizes, stride_bytes, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result == CUDA_SUCCESS) return DS_OK;
-  return ds_error(DS_E_CUDA, "describing an operand of attention to the copy engine failed (CUresult %d)",
-                  (int)result);
+  return ds_make_tensor_map<4>(op, map, params.dtype, data,
+                               {{params.head_size, params.heads, tokens, params.batch},
+                                {strides[2], strides[1], strides[0]},
+                                {CHUNK, 1, rows, 1}});
 }
 
 int64_t tiles_of(const ds_attention_params &params, int queries) {
@@ -103,13 +80,9 @@ bool has_head_size(int64_t head_size) {
 #undef DS_IS_SIZE
 }
 
-// What the copy engine can describe: addresses and strides in units of 16 bytes, strides below 2^40 bytes,
-// coordinates of 32 bits.
 bool is_describable(const void *data, const int64_t *strides, int64_t tokens) {
-  constexpr int64_t unit = 8, most = ((int64_t)1 << 39) - 1; // elements of 16 bits
-  for (int i = 0; i < 3; i++)
-    if (strides[i] <= 0 || strides[i] > most || strides[i] % unit != 0) return false;
-  return ds_is_aligned(data) && tokens >= 1 && tokens <= INT32_MAX / 2;
+  return ds_is_aligned(data) && ds_can_map_size(tokens) && ds_can_map_stride(strides[0]) &&
+         ds_can_map_stride(strides[1]) && ds_can_map_stride(strides[2]);
 }
 
 // Measured on an H200 against PyTorch's fastest (cuDNN): 1.2 to 1.7 times as fast for one block of keys, for
@@ -132,7 +105,7 @@ int ds_attention_serves_cuda(const ds_attention_params *params) {
                           tiles_of(*params, 64) <= INT32_MAX / 2;
   ds_cuda_device device;
   return has_kernel && ds_cuda_current_device(&device) == DS_OK && device.code == DS_CUDA_CODE_90A &&
-         is_faster(*params, device) && encode_tiled() != NULL;
+         is_faster(*params, device) && ds_encode_tiled() != NULL;
 }
 
 ds_status ds_attention_cuda(const ds_attention_params *params, void *stream) {

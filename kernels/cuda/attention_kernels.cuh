@@ -88,16 +88,6 @@ struct barrier_set {
   }
 };
 
-// A place in a ring of stages, and the parity of its barriers.
-template <int STAGES>
-struct ring_place {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ void advance() {
-    if (++stage == STAGES) stage = 0, phase ^= 1;
-  }
-};
-
 template <class SHAPE>
 __device__ void load_tile(const CUtensorMap *map, uint32_t destination, int chunk_bytes, int head, int token,
                           int batch, uint32_t barrier) {
@@ -113,8 +103,8 @@ __device__ void produce(const CUtensorMap *query_map, const CUtensorMap *key_map
                         const CUtensorMap *value_map, const attention_arguments &arguments, uint32_t queries,
                         uint32_t ring, barrier_set<SHAPE> barriers) {
   const int blocks = (arguments.key_tokens + SHAPE::KEYS - 1) / SHAPE::KEYS;
-  ring_place<SHAPE::STAGES> place;
-  ring_place<SHAPE::QUERY_TILES> query_place;
+  ds_ring_place<SHAPE::STAGES> place;
+  ds_ring_place<SHAPE::QUERY_TILES> query_place;
   for (int tile = blockIdx.x; tile < arguments.tiles; tile += gridDim.x, query_place.advance()) {
     const int query_block = tile % arguments.query_blocks,
               head = tile / arguments.query_blocks % arguments.heads;
@@ -299,8 +289,8 @@ struct compute_state {
   bool leader; // the thread that tells the copying thread what is free
   int blocks;  // of keys
   int tail;    // keys of the last block
-  ring_place<SHAPE::STAGES> place;
-  ring_place<SHAPE::QUERY_TILES> query_place;
+  ds_ring_place<SHAPE::STAGES> place;
+  ds_ring_place<SHAPE::QUERY_TILES> query_place;
   float scores[SHAPE::KEYS / 2];
   uint32_t probabilities[SHAPE::KEYS / 16][4];
   output_tile<SHAPE> output;
@@ -334,7 +324,7 @@ __device__ void compute_long(compute_state<SHAPE> &self, const attention_argumen
     softmax_block(self.scores, state, arguments.scale);
     pack_probabilities<T>(self.probabilities, self.scores);
     for (int block = 1; block < self.blocks; block++) {
-      const ring_place<SHAPE::STAGES> before = self.place;
+      const ds_ring_place<SHAPE::STAGES> before = self.place;
       const uint32_t values = self.values();
       self.place.advance();
       self.wait_for_keys();
@@ -383,7 +373,7 @@ __device__ void compute_short(compute_state<SHAPE> &self, const attention_argume
   finish_scores(state);
   pack_probabilities<T>(self.probabilities, self.scores);
   for (int tile = blockIdx.x;; tile += gridDim.x) {
-    const ring_place<SHAPE::STAGES> before = self.place;
+    const ds_ring_place<SHAPE::STAGES> before = self.place;
     const uint32_t values = self.values();
     const bool last = tile + (int)gridDim.x >= arguments.tiles;
     softmax_state next;

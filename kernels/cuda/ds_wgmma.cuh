@@ -35,6 +35,19 @@ __device__ __forceinline__ void ds_wgmma_hold(float (&accumulators)[COUNT]) {
   for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(accumulators[i])::"memory");
 }
 
+// Accumulators of 16 rows and 16 (or 8) columns, rounded and packed in pairs, to shared memory: lanes 0 to 15
+// give the addresses of the 16 rows' first 8 columns, the others those of the next 8.
+__device__ __forceinline__ void ds_store_4_matrices(uint32_t address, const uint32_t (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+__device__ __forceinline__ void ds_store_2_matrices(uint32_t address, const uint32_t (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(words[0]),
+               "r"(words[1])
+               : "memory");
+}
+
 #define DS_ACCUMULATORS_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define DS_ACCUMULATORS_8(d, i) DS_ACCUMULATORS_4(d, i), DS_ACCUMULATORS_4(d, i + 4)
 #define DS_ACCUMULATORS_16(d, i) DS_ACCUMULATORS_8(d, i), DS_ACCUMULATORS_8(d, i + 8)
@@ -42,6 +55,8 @@ __device__ __forceinline__ void ds_wgmma_hold(float (&accumulators)[COUNT]) {
 #define DS_ACCUMULATORS_32(d, i) DS_ACCUMULATORS_16(d, i), DS_ACCUMULATORS_16(d, i + 16)
 #define DS_ACCUMULATORS_40(d, i) DS_ACCUMULATORS_32(d, i), DS_ACCUMULATORS_8(d, i + 32)
 #define DS_ACCUMULATORS_64(d, i) DS_ACCUMULATORS_32(d, i), DS_ACCUMULATORS_32(d, i + 32)
+#define DS_ACCUMULATORS_80(d, i) DS_ACCUMULATORS_64(d, i), DS_ACCUMULATORS_16(d, i + 64)
+#define DS_ACCUMULATORS_128(d, i) DS_ACCUMULATORS_64(d, i), DS_ACCUMULATORS_64(d, i + 64)
 
 #define DS_REGISTERS_4 "%0, %1, %2, %3"
 #define DS_REGISTERS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
@@ -61,6 +76,21 @@ __device__ __forceinline__ void ds_wgmma_hold(float (&accumulators)[COUNT]) {
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                         \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                         \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define DS_REGISTERS_80                                                                                      \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                   \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                         \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                         \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                         \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define DS_REGISTERS_128                                                                                     \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                   \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                         \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                         \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                         \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                         \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                         \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "             \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 // d (+)= a · bᵀ: both from shared memory, both K-major.
 #define DS_DEFINE_WGMMA_SS(columns, count, type, name, a_index, b_index, scale_index)                        \
@@ -90,6 +120,8 @@ __device__ __forceinline__ void ds_wgmma_hold(float (&accumulators)[COUNT]) {
   DS_DEFINE_WGMMA_SS(64, 32, type, name, 32, 33, 34)                                                         \
   DS_DEFINE_WGMMA_SS(80, 40, type, name, 40, 41, 42)                                                         \
   DS_DEFINE_WGMMA_SS(128, 64, type, name, 64, 65, 66)                                                        \
+  DS_DEFINE_WGMMA_SS(160, 80, type, name, 80, 81, 82)                                                        \
+  DS_DEFINE_WGMMA_SS(256, 128, type, name, 128, 129, 130)                                                    \
   DS_DEFINE_WGMMA_RS(8, 4, type, name, 4, 5, 6, 7, 8, 9)                                                     \
   DS_DEFINE_WGMMA_RS(16, 8, type, name, 8, 9, 10, 11, 12, 13)                                                \
   DS_DEFINE_WGMMA_RS(32, 16, type, name, 16, 17, 18, 19, 20, 21)                                             \
