@@ -32,7 +32,7 @@ struct call_spec {
   std::string op;
   std::string name;
   std::map<std::string, value> arguments;
-  std::string message; // of the error that it must raise; empty: none
+  std::string message; // how the error that it must raise begins; empty: none
 };
 std::ostream &operator<<(std::ostream &to, const call_spec &call);
 
@@ -64,11 +64,15 @@ struct outcome {
 outcome run(const call_spec &call, const std::string &dispatch_key, int32_t device_type);
 void release_results(outcome &of);
 
-// Calls of each kind, right and wrong.
+// The call after what its errors on the CPU ask for was done, as often as it takes; `message` is the error
+// that remains where that needs more than reading.
+call_spec corrected(call_spec call);
+
+// Calls of every registered operator that work, and a few of particular ones.
 const std::vector<call_spec> &calls();
 
-// Calls of every registered operator with tensors of any shape, made from its schema: most are wrong.
-std::vector<call_spec> calls_by_schema();
+// Calls of every registered operator with one argument left out or wrong.
+const std::vector<call_spec> &changed_calls();
 
 } // namespace boxed
 

@@ -1,6 +1,6 @@
 // A CUDA module whose "device memory" is the host's: the CPU kernels behind the module's interface, failing
 // as the program's fake torch says.
-#include "cpu/ds_kernels_cpu.h"
+#include "cpu/ds_cpu_dispatch.h"
 #include "cuda/ds_cuda_module.h"
 #include <math.h>
 
@@ -22,24 +22,41 @@ static ds_status step(void) {
   }
 DS_KERNELS(DS_FAKE_LAUNCHER)
 
-// float32 alone.
+static double read_at(ds_dtype dtype, const void *data, int64_t index) {
+  const ds_cpu_kernels *kernels;
+  float value = NAN;
+  if (ds_cpu_kernels_chosen(&kernels) == DS_OK)
+    kernels->load(dtype, (const char *)data + index * (int64_t)ds_dtype_bytes(dtype), 1, &value);
+  return (double)value;
+}
+
+static void write_at(ds_dtype dtype, void *data, int64_t index, double value) {
+  const ds_cpu_kernels *kernels;
+  const float rounded = (float)value;
+  if (ds_cpu_kernels_chosen(&kernels) == DS_OK)
+    kernels->store(dtype, &rounded, 1, (char *)data + index * (int64_t)ds_dtype_bytes(dtype));
+}
+
+static double dot_product(const ds_linear_params *params, int64_t row, int64_t col) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < params->in_features; i++)
+    sum += read_at(params->dtype, params->input, row * params->input_row_stride + i) *
+           read_at(params->dtype, params->weight, col * params->weight_row_stride + i);
+  return sum;
+}
+
 static ds_status linear(const ds_linear_params *params, void *workspace, void *stream) {
   (void)stream;
   DS_CHECK(step());
-  if (params->dtype != DS_FLOAT32) return ds_error(DS_E_UNSUPPORTED, "the stand-in multiplies float32 alone");
   *(double *)workspace = 1.0; // it has to be there
-  ds_fake_count_product(params->allow_tf32);
-  const float *input = params->input, *weight = params->weight, *bias = params->bias;
-  const float *residual = params->residual;
-  float *output = params->output;
+  if (params->dtype == DS_FLOAT32) ds_fake_count_product(params->allow_tf32);
   for (int64_t row = 0; row < params->rows; row++)
     for (int64_t col = 0; col < params->out_features; col++) {
-      double sum = bias == NULL ? 0.0 : (double)bias[col];
-      for (int64_t i = 0; i < params->in_features; i++)
-        sum += (double)input[row * params->input_row_stride + i] *
-               (double)weight[col * params->weight_row_stride + i];
-      if (residual != NULL) sum += (double)residual[row * params->residual_row_stride + col];
-      output[row * params->output_row_stride + col] = (float)sum;
+      double sum = dot_product(params, row, col);
+      if (params->bias != NULL) sum += read_at(params->dtype, params->bias, col);
+      if (params->residual != NULL)
+        sum += read_at(params->dtype, params->residual, row * params->residual_row_stride + col);
+      write_at(params->dtype, params->output, row * params->output_row_stride + col, sum);
     }
   return DS_OK;
 }
@@ -49,28 +66,32 @@ static int attention_serves(const ds_attention_params *params) {
   return params->mask == NULL;
 }
 
-static const float *token_of(const void *data, const int64_t *strides, int64_t batch, int64_t token,
-                             int64_t head) {
-  return (const float *)data + batch * strides[0] + token * strides[1] + head * strides[2];
+static int64_t offset_of(const int64_t *strides, int64_t batch, int64_t token, int64_t head) {
+  return batch * strides[0] + token * strides[1] + head * strides[2];
 }
 
-// One query of one head: the exponentials of the scores, kept unscaled by the running sum.
+// The exponential of the score of one key for one query.
+static double weight_of(const ds_attention_params *params, int64_t query, int64_t key) {
+  double score = 0.0;
+  for (int64_t i = 0; i < params->head_size; i++)
+    score += read_at(params->dtype, params->query, query + i) * read_at(params->dtype, params->key, key + i);
+  return exp(score / sqrt((double)params->head_size));
+}
+
+// One query of one head.
 static void attend(const ds_attention_params *params, int64_t batch, int64_t token, int64_t head) {
-  const float *query = token_of(params->query, params->query_strides, batch, token, head);
-  float *output = (float *)params->output +
-                  ((batch * params->query_tokens + token) * params->heads + head) * params->head_size;
-  double sum = 0.0;
-  for (int64_t i = 0; i < params->head_size; i++) output[i] = 0.0f;
-  for (int64_t key_token = 0; key_token < params->key_tokens; key_token++) {
-    const float *key = token_of(params->key, params->key_strides, batch, key_token, head);
-    const float *value = token_of(params->value, params->value_strides, batch, key_token, head);
-    double score = 0.0;
-    for (int64_t i = 0; i < params->head_size; i++) score += (double)query[i] * (double)key[i];
-    const double weight = exp(score / sqrt((double)params->head_size));
-    sum += weight;
-    for (int64_t i = 0; i < params->head_size; i++) output[i] += (float)(weight * (double)value[i]);
+  const int64_t query = offset_of(params->query_strides, batch, token, head);
+  const int64_t output = ((batch * params->query_tokens + token) * params->heads + head) * params->head_size;
+  for (int64_t i = 0; i < params->head_size; i++) {
+    double sum = 0.0, weighted = 0.0;
+    for (int64_t other = 0; other < params->key_tokens; other++) {
+      const double weight = weight_of(params, query, offset_of(params->key_strides, batch, other, head));
+      const int64_t value = offset_of(params->value_strides, batch, other, head);
+      sum += weight;
+      weighted += weight * read_at(params->dtype, params->value, value + i);
+    }
+    write_at(params->dtype, params->output, output + i, weighted / sum);
   }
-  for (int64_t i = 0; i < params->head_size; i++) output[i] = (float)(output[i] / sum);
 }
 
 static ds_status attention(const ds_attention_params *params, void *stream) {
