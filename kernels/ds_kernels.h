@@ -7,6 +7,7 @@
 #include "ds_bias_add_params.h"
 #include "ds_dequantize_params.h"
 #include "ds_gated_activation_params.h"
+#include "ds_gated_linear_params.h"
 #include "ds_layer_norm_params.h"
 
 // On every backend, for every parameters: ds_<name>_cpu and ds_<name>_cuda take a ds_<name>_params.
@@ -18,6 +19,8 @@
 
 // In the CUDA module alone, for some parameters on some devices, where they are faster than what serves all
 // others: ds_<name>_serves_cuda tells which, ds_<name>_cuda takes those.
-#define DS_CUDA_SPECIAL_KERNELS(X) X(attention)
+#define DS_CUDA_SPECIAL_KERNELS(X)                                                                           \
+  X(attention)                                                                                               \
+  X(gated_linear)
 
 #endif

@@ -15,7 +15,7 @@ extern "C" {
 
 // Changed whenever this struct or a parameter struct changes: a main library takes only a module built from
 // the same interface.
-#define DS_CUDA_MODULE_VERSION 3u
+#define DS_CUDA_MODULE_VERSION 4u
 
 #define DS_CUDA_MODULE_FILE "libds_diffusers_cuda.so"
 #define DS_CUDA_MODULE_SYMBOL "ds_diffusers_cuda_module"

@@ -1,0 +1,114 @@
+// A linear and the gated activation of its result, as one kernel: contract in ds_gated_linear_params.h,
+// method in gated_linear_kernels.cuh.
+#include "ds_cuda_dtype.cuh"
+#include "ds_cuda_launch.cuh"
+#include "ds_kernels_cuda.h"
+#include "ds_tensor_map.cuh"
+#include "gated_linear_kernels.cuh"
+
+namespace {
+
+constexpr char op[] = "gated_linear";
+
+// How the tiles of a product are run.
+struct tile_order {
+  int lead;  // blocks of depth by which a tile's first warpgroup is ahead of its second
+  int group; // rows of tiles that follow each other before the next column
+};
+
+// The stride of a dimension of one means nothing and need not suit the copy engine.
+int64_t stride_of(int64_t size, int64_t stride, int64_t row) {
+  return size > 1 ? stride : ds_ceil_div(row, 8) * 8;
+}
+
+template <class SHAPE>
+ds_status make_maps(const ds_gated_linear_params &params, CUtensorMap *input, CUtensorMap *weight,
+                    CUtensorMap *output) {
+  const int64_t input_stride = stride_of(params.rows, params.input_row_stride, params.in_features);
+  const int64_t output_stride = stride_of(params.rows, params.output_row_stride, params.cols);
+  DS_CHECK(ds_make_tensor_map<2>(
+      op, input, params.dtype, params.input,
+      {{params.in_features, params.rows}, {input_stride}, {SHAPE::DEPTH, SHAPE::INPUT_ROWS}}));
+  // Values and gates are a dimension of their own: what a tile has beyond the last value is not a gate.
+  DS_CHECK(ds_make_tensor_map<3>(op, weight, params.dtype, params.weight,
+                                 {{params.in_features, params.cols, 2},
+                                  {params.weight_row_stride, params.cols * params.weight_row_stride},
+                                  {SHAPE::DEPTH, SHAPE::COLS, SHAPE::WEIGHT_HALVES}}));
+  return ds_make_tensor_map<2>(op, output, params.dtype, params.output,
+                               {{params.cols, params.rows}, {output_stride}, {SHAPE::PIECE_COLS, 64}},
+                               SHAPE::SWIZZLED);
+}
+
+// As many thread blocks as there are multiprocessors take turns at the tiles.
+template <typename T, class SHAPE>
+ds_status launch(const ds_gated_linear_params &params, const ds_cuda_device &device, tile_order order,
+                 void *stream) {
+  CUtensorMap input_map, weight_map, output_map;
+  DS_CHECK(make_maps<SHAPE>(params, &input_map, &weight_map, &output_map));
+  gated_linear_arguments arguments;
+  arguments.bias = params.bias;
+  arguments.cols = (int)params.cols;
+  arguments.depth_blocks = (int)ds_ceil_div(params.in_features, SHAPE::DEPTH);
+  arguments.row_clusters = (int)ds_ceil_div(params.rows, SHAPE::ROWS * SHAPE::CLUSTER_ROWS);
+  arguments.col_clusters = (int)ds_ceil_div(params.cols, SHAPE::COLS * SHAPE::CLUSTER_COLS);
+  arguments.group = (int)ds_min(order.group, arguments.row_clusters);
+  // The warpgroup ahead must not reach its next tile's lead before the other has begun this tile.
+  arguments.lead = arguments.depth_blocks >= SHAPE::STAGES ? order.lead : 0;
+  arguments.silu = params.activation_type == DS_ACTIVATION_GATED_SILU;
+  constexpr auto kernel = gated_linear_kernel<T, SHAPE>;
+  DS_CHECK((ds_allow_shared_bytes<kernel, SHAPE::SHARED_BYTES>(op, device)));
+  const int64_t clusters = ds_min((int64_t)arguments.row_clusters * arguments.col_clusters,
+                                  device.multiprocessors / SHAPE::CLUSTER);
+  return ds_launch(op, kernel, dim3((unsigned)(clusters * SHAPE::CLUSTER)), dim3(SHAPE::THREADS),
+                   SHAPE::SHARED_BYTES, stream, input_map, weight_map, output_map, arguments);
+}
+
+int64_t tiles_of(const ds_gated_linear_params &params, int rows, int cols) {
+  return ds_ceil_div(params.rows, rows) * ds_ceil_div(params.cols, cols);
+}
+
+// The clocks of a product in tiles of 128 rows by `cols` columns: each block of depth takes 8 for a column,
+// and beginning and ending a tile some hundreds.
+int64_t clocks_of(const ds_gated_linear_params &params, const ds_cuda_device &device, int cols) {
+  const int64_t waves = ds_ceil_div(tiles_of(params, 128, cols), device.multiprocessors);
+  return waves * (ds_ceil_div(params.in_features, 64) * 8 * cols + 500);
+}
+
+template <typename T>
+ds_status choose_form(const ds_gated_linear_params &params, const ds_cuda_device &device, void *stream) {
+  constexpr tile_order order = {2, INT32_MAX};
+  const int64_t wide = clocks_of(params, device, 128), middle = clocks_of(params, device, 80),
+                narrow = clocks_of(params, device, 40);
+  if (wide <= middle && wide <= narrow)
+    return launch<T, gated_linear_shape<128, 1, 1>>(params, device, order, stream);
+  return middle <= narrow ? launch<T, gated_linear_shape<80, 1, 1>>(params, device, order, stream)
+                          : launch<T, gated_linear_shape<40, 1, 1>>(params, device, order, stream);
+}
+
+bool is_describable(const void *data, int64_t rows, int64_t row_stride, int64_t cols) {
+  return ds_is_aligned(data) && ds_can_map_size(rows) && ds_can_map_size(cols) &&
+         (rows == 1 || ds_can_map_stride(row_stride));
+}
+
+} // namespace
+
+int ds_gated_linear_serves_cuda(const ds_gated_linear_params *params) {
+  const bool has_kernel =
+      (params->dtype == DS_FLOAT16 || params->dtype == DS_BFLOAT16) &&
+      is_describable(params->input, params->rows, params->input_row_stride, params->in_features) &&
+      is_describable(params->weight, 2 * params->cols, params->weight_row_stride, params->in_features) &&
+      ds_can_map_stride(params->cols * params->weight_row_stride) &&
+      is_describable(params->output, params->rows, params->output_row_stride, params->cols) &&
+      tiles_of(*params, 128, 40) <= INT32_MAX / 2;
+  ds_cuda_device device;
+  return has_kernel && ds_cuda_current_device(&device) == DS_OK && device.code == DS_CUDA_CODE_90A &&
+         ds_encode_tiled() != NULL;
+}
+
+ds_status ds_gated_linear_cuda(const ds_gated_linear_params *params, void *stream) {
+  ds_cuda_device device;
+  DS_CHECK(ds_cuda_current_device(&device));
+  return ds_with_16_bit_element(op, params->dtype, [&](auto element) {
+    return choose_form<typename decltype(element)::type>(*params, device, stream);
+  });
+}
