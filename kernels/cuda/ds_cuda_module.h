@@ -45,6 +45,9 @@ typedef struct ds_cuda_module {
 
   // cuBLASLt. `workspace` is device memory of at least linear_workspace_bytes, aligned to 256 bytes, free
   // for reuse by later work on the same stream. DS_E_UNSUPPORTED with a message where no cuBLASLt is found.
+  // The first product of each kind (sizes, strides, dtype, device) takes some milliseconds, in which
+  // cuBLASLt's algorithms are timed on a stream and in memory of the module's own; not while `stream` is
+  // captured, nor where the environment says DS_DIFFUSERS_LINEAR_TUNING=0.
   size_t linear_workspace_bytes;
   ds_status (*linear)(const ds_linear_params *params, void *workspace, void *stream);
 } ds_cuda_module;

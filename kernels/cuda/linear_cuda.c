@@ -9,8 +9,9 @@
 // alignment. So a bias that starts between is copied to the front of the workspace first.
 enum { BIAS_ALIGNMENT = 16, BIAS_COPY_BYTES = 1 << 20 };
 
-// The alignment that the library takes for granted where it is not told.
-enum { MOST_ALIGNMENT = 256 };
+// What an address is a multiple of: kernels tell the alignments up to a vector's apart, and that of an
+// allocation is what the library takes for granted where it is not told.
+enum { VECTOR_ALIGNMENT = 16, MOST_ALIGNMENT = 256 };
 
 typedef struct workspace_range {
   char *data;
@@ -18,7 +19,8 @@ typedef struct workspace_range {
 } workspace_range;
 
 static int64_t alignment_of(const void *address) {
-  const uintptr_t bits = (uintptr_t)address | MOST_ALIGNMENT;
+  if ((uintptr_t)address % MOST_ALIGNMENT == 0) return MOST_ALIGNMENT;
+  const uintptr_t bits = (uintptr_t)address | VECTOR_ALIGNMENT;
   return (int64_t)(bits & (~bits + 1));
 }
 
@@ -75,19 +77,17 @@ static ds_linear_key key_of(const ds_linear_params *params, int device, size_t w
 static ds_status multiply(const ds_cublaslt *library, cublasLtHandle_t handle, int device,
                           const ds_linear_params *params, workspace_range workspace, void *stream) {
   const ds_linear_key key = key_of(params, device, workspace.bytes);
-  const float alpha = 1.0f, beta = params->residual == NULL ? 0.0f : 1.0f;
-  const void *residual = params->residual == NULL ? params->output : params->residual;
   ds_linear_descriptors descriptors;
   ds_linear_plan plan;
   DS_CHECK(ds_linear_describe(library, &key, params->bias, &descriptors));
-  ds_status status = ds_linear_find_plan(library, handle, &key, &descriptors, &plan);
+  ds_status status = ds_linear_find_plan(library, handle, &key, &descriptors, (cudaStream_t)stream, &plan);
   if (status == DS_OK && !plan.supported) {
     status = ds_linear_direct_cuda(params, stream);
   } else if (status == DS_OK) {
-    const cublasStatus_t result = library->cublasLtMatmul(
-        handle, descriptors.operation, &alpha, params->weight, descriptors.weight, params->input,
-        descriptors.input, &beta, residual, descriptors.residual, params->output, descriptors.output,
-        &plan.algorithm, workspace.data, workspace.bytes, (cudaStream_t)stream);
+    const ds_linear_operands operands = {params->input,  params->weight, params->residual,
+                                         params->output, workspace.data, workspace.bytes};
+    const cublasStatus_t result =
+        ds_linear_multiply(library, handle, &descriptors, &operands, &plan.algorithm, (cudaStream_t)stream);
     if (result != CUBLAS_STATUS_SUCCESS)
       status = ds_cublaslt_error(library, "the matrix product of cuBLASLt", result);
   }

@@ -52,9 +52,11 @@ void ds_linear_plan_remember(const ds_linear_key *key, const ds_linear_plan *pla
   entry *set = set_of(key);
   pthread_mutex_lock(&mutex);
   entry *place = find(set, key);
-  if (place == NULL) place = least_recently_used(set);
-  place->key = *key;
-  place->plan = *plan;
+  if (place == NULL || plan->settled || !place->plan.settled) {
+    if (place == NULL) place = least_recently_used(set);
+    place->key = *key;
+    place->plan = *plan;
+  }
   place->last_use = ++uses;
   pthread_mutex_unlock(&mutex);
 }

@@ -1,5 +1,7 @@
 #include "linear_plan_cuda.h"
 #include "linear_plan_cache_cuda.h"
+#include "linear_tuning_cuda.h"
+#include <string.h>
 
 // Whatever the inputs are, they are accumulated in float32.
 static const cudaDataType_t scale_type = CUDA_R_32F;
@@ -56,9 +58,20 @@ void ds_linear_release(const ds_cublaslt *library, ds_linear_descriptors *descri
   *descriptors = (ds_linear_descriptors){0};
 }
 
+cublasStatus_t ds_linear_multiply(const ds_cublaslt *library, cublasLtHandle_t handle,
+                                  const ds_linear_descriptors *descriptors,
+                                  const ds_linear_operands *operands, const cublasLtMatmulAlgo_t *algorithm,
+                                  cudaStream_t stream) {
+  const float alpha = 1.0f, beta = operands->residual == NULL ? 0.0f : 1.0f;
+  const void *residual = operands->residual == NULL ? operands->output : operands->residual;
+  return library->cublasLtMatmul(handle, descriptors->operation, &alpha, operands->weight,
+                                 descriptors->weight, operands->input, descriptors->input, &beta, residual,
+                                 descriptors->residual, operands->output, descriptors->output, algorithm,
+                                 operands->workspace, operands->workspace_bytes, stream);
+}
+
 static cublasStatus_t set_preferences(const ds_cublaslt *library, const ds_linear_key *key,
-                                      cublasLtMatmulPreference_t preference) {
-  const uint64_t workspace_bytes = (uint64_t)key->workspace_bytes;
+                                      uint64_t workspace_bytes, cublasLtMatmulPreference_t preference) {
   // Partial sums are added in float32, not in the output's type.
   const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
   const uint32_t alignments[] = {
@@ -79,29 +92,100 @@ static cublasStatus_t set_preferences(const ds_cublaslt *library, const ds_linea
   return status;
 }
 
+static int is_new(const ds_linear_candidates *candidates, const cublasLtMatmulAlgo_t *algorithm) {
+  for (int i = 0; i < candidates->count; i++)
+    if (memcmp(&candidates->algorithms[i], algorithm, sizeof *algorithm) == 0) return 0;
+  return 1;
+}
+
+// Adds what the heuristic offers within `workspace_bytes`, until there are `most` candidates.
 static cublasStatus_t ask(const ds_cublaslt *library, cublasLtHandle_t handle, const ds_linear_key *key,
-                          const ds_linear_descriptors *descriptors, ds_linear_plan *plan) {
+                          const ds_linear_descriptors *descriptors, uint64_t workspace_bytes, int most,
+                          ds_linear_candidates *candidates) {
   cublasLtMatmulPreference_t preference = NULL;
-  cublasLtMatmulHeuristicResult_t result = {0};
-  int results = 0;
+  cublasLtMatmulHeuristicResult_t results[DS_LINEAR_MOST_CANDIDATES] = {0};
+  int found = 0;
   cublasStatus_t status = library->cublasLtMatmulPreferenceCreate(&preference);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
-  status = set_preferences(library, key, preference);
-  DS_CUBLASLT_TRY(cublasLtMatmulAlgoGetHeuristic(handle, descriptors->operation, descriptors->weight,
-                                                 descriptors->input, descriptors->residual,
-                                                 descriptors->output, preference, 1, &result, &results));
+  status = set_preferences(library, key, workspace_bytes, preference);
+  DS_CUBLASLT_TRY(cublasLtMatmulAlgoGetHeuristic(
+      handle, descriptors->operation, descriptors->weight, descriptors->input, descriptors->residual,
+      descriptors->output, preference, DS_LINEAR_MOST_CANDIDATES, results, &found));
   library->cublasLtMatmulPreferenceDestroy(preference);
-  plan->algorithm = result.algo;
-  plan->supported = status == CUBLAS_STATUS_SUCCESS && results > 0 && result.state == CUBLAS_STATUS_SUCCESS;
-  return status == CUBLAS_STATUS_NOT_SUPPORTED ? CUBLAS_STATUS_SUCCESS : status;
+  if (status != CUBLAS_STATUS_SUCCESS)
+    return status == CUBLAS_STATUS_NOT_SUPPORTED ? CUBLAS_STATUS_SUCCESS : status;
+  for (int i = 0; i < found && candidates->count < most; i++)
+    if (results[i].state == CUBLAS_STATUS_SUCCESS && is_new(candidates, &results[i].algo))
+      candidates->algorithms[candidates->count++] = results[i].algo;
+  return status;
+}
+
+// Given a workspace, the heuristic may offer one shape of tile again and again, each time summing in more
+// parts. Without a workspace it has to offer others: they get the last places.
+ds_status ds_linear_find_candidates(const ds_cublaslt *library, cublasLtHandle_t handle,
+                                    const ds_linear_key *key, const ds_linear_descriptors *descriptors,
+                                    ds_linear_candidates *candidates) {
+  enum { WITH_WORKSPACE = 10 };
+  candidates->count = 0;
+  cublasStatus_t status =
+      ask(library, handle, key, descriptors, (uint64_t)key->workspace_bytes, WITH_WORKSPACE, candidates);
+  if (status == CUBLAS_STATUS_SUCCESS)
+    status = ask(library, handle, key, descriptors, 0, DS_LINEAR_MOST_CANDIDATES, candidates);
+  return status == CUBLAS_STATUS_SUCCESS
+             ? DS_OK
+             : ds_cublaslt_error(library, "choosing a cuBLASLt algorithm", status);
+}
+
+static void set_plan(const ds_linear_candidates *candidates, int chosen, int settled, ds_linear_plan *plan) {
+  plan->supported = candidates->count != 0;
+  plan->settled = settled;
+  if (plan->supported) plan->algorithm = candidates->algorithms[chosen];
+}
+
+static ds_status take_first(const ds_cublaslt *library, cublasLtHandle_t handle, const ds_linear_key *key,
+                            const ds_linear_descriptors *descriptors, int settled, ds_linear_plan *plan) {
+  ds_linear_candidates candidates;
+  DS_CHECK(ds_linear_find_candidates(library, handle, key, descriptors, &candidates));
+  set_plan(&candidates, 0, settled, plan);
+  ds_linear_plan_remember(key, plan);
+  return DS_OK;
+}
+
+static ds_status take_fastest(const ds_cublaslt *library, cublasLtHandle_t handle,
+                              const ds_linear_tuner *tuner, const ds_linear_key *key,
+                              const ds_linear_descriptors *descriptors, ds_linear_plan *plan) {
+  // Another thread may have settled it while this one waited for the tuner.
+  if (ds_linear_plan_recall(key, plan) && plan->settled) return DS_OK;
+  if (tuner == NULL) return take_first(library, handle, key, descriptors, 1, plan);
+  ds_linear_candidates candidates;
+  ds_linear_comparison comparison;
+  DS_CHECK(ds_linear_find_candidates(library, handle, key, descriptors, &candidates));
+  ds_linear_compare(library, handle, tuner, key, &candidates, &comparison);
+  set_plan(&candidates, comparison.chosen, 1, plan);
+  ds_linear_plan_remember(key, plan);
+  return DS_OK;
+}
+
+// The default stream cannot say while another stream that it would wait for is captured.
+static int is_captured(cudaStream_t stream) {
+  enum cudaStreamCaptureStatus capture;
+  if (cudaStreamIsCapturing(stream, &capture) == cudaSuccess) return capture != cudaStreamCaptureStatusNone;
+  cudaGetLastError();
+  return 1;
 }
 
 ds_status ds_linear_find_plan(const ds_cublaslt *library, cublasLtHandle_t handle, const ds_linear_key *key,
-                              const ds_linear_descriptors *descriptors, ds_linear_plan *plan) {
-  if (ds_linear_plan_recall(key, plan)) return DS_OK;
-  const cublasStatus_t status = ask(library, handle, key, descriptors, plan);
-  if (status != CUBLAS_STATUS_SUCCESS)
-    return ds_cublaslt_error(library, "choosing a cuBLASLt algorithm", status);
-  ds_linear_plan_remember(key, plan);
-  return DS_OK;
+                              const ds_linear_descriptors *descriptors, cudaStream_t stream,
+                              ds_linear_plan *plan) {
+  int wanted;
+  const int known = ds_linear_plan_recall(key, plan);
+  if (known && plan->settled) return DS_OK;
+  DS_CHECK(ds_linear_tuning_wanted(&wanted));
+  if (!wanted) return take_first(library, handle, key, descriptors, 1, plan);
+  if (is_captured(stream)) return known ? DS_OK : take_first(library, handle, key, descriptors, 0, plan);
+  const ds_linear_tuner *tuner;
+  ds_linear_tuner_take((int)key->device, &tuner);
+  const ds_status status = take_fastest(library, handle, tuner, key, descriptors, plan);
+  ds_linear_tuner_give();
+  return status;
 }

@@ -141,6 +141,43 @@ TEST_P(LinearCuda, RoundsToTf32OnlyWhereAllowed) {
   }
 }
 
+// With the plan that it gets under capture, in the call that measures, and with the plan that stays.
+TEST_P(LinearCuda, IsRightWithEachPlan) {
+  const device_buffer workspace(module->linear_workspace_bytes);
+  for (const linear_options &options :
+       {linear_options{96, 320, 648}, {40, 648, 320, true, true}, {33, 127, 65, true, false}}) {
+    const linear_case captured(dtype, options);
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    ASSERT_EQ(module->linear(&captured.params, workspace.data(), stream), DS_OK) << module->error_message();
+    check_cuda(cudaStreamEndCapture(stream, &graph));
+    check_cuda(cudaGraphInstantiate(&executable, graph, 0));
+    check_cuda(cudaGraphLaunch(executable, stream));
+    wait();
+    captured.copies.fetch();
+    captured.expect_result();
+    check_cuda(cudaGraphExecDestroy(executable));
+    check_cuda(cudaGraphDestroy(graph));
+    for (int round = 0; round < 2; round++) run(linear_case(dtype, options), stream, workspace);
+  }
+}
+
+TEST_P(LinearCuda, GivesTheSameBitsAgain) {
+  const device_buffer workspace(module->linear_workspace_bytes);
+  const linear_case test(dtype, {96, 1280, 328, true, true});
+  std::vector<double> first;
+  for (int round = 0; round < 3; round++) {
+    run(test, stream, workspace);
+    for (int64_t row = 0, i = 0; row < test.output.rows(); row++)
+      for (int64_t col = 0; col < test.output.cols(); col++, i++)
+        if (round == 0)
+          first.push_back(test.output.at(row, col));
+        else
+          ASSERT_EQ(test.output.at(row, col), first[static_cast<size_t>(i)]);
+  }
+}
+
 // The same kinds of product and different ones, chosen and run at the same time.
 TEST_P(LinearCuda, ManyThreadsAtOnce) {
   constexpr int threads = 8, rounds = 12;
@@ -167,7 +204,7 @@ TEST_P(LinearCuda, ManyThreadsAtOnce) {
 TEST_P(LinearCuda, ForgetsAndChoosesAgain) {
   if (dtype != DS_FLOAT16) return;
   for (int round = 0; round < 2; round++)
-    for (int64_t rows = 1; rows <= 700; rows += round == 0 ? 1 : 50)
+    for (int64_t rows = 1; rows <= 1400; rows += round == 0 ? 1 : 50)
       run_and_check({.rows = rows, .in_features = 16, .out_features = 8, .bias = true});
 }
 

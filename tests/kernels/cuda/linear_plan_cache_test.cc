@@ -65,6 +65,18 @@ TEST(LinearPlanCache, ANewPlanReplacesTheOld) {
   EXPECT_EQ(plan.algorithm.data[0], 2u);
 }
 
+TEST(LinearPlanCache, ASettledPlanStays) {
+  const ds_linear_key key = key_for(4000000);
+  ds_linear_plan settled = plan_for(1), unsettled = plan_for(2), plan;
+  settled.settled = 1;
+  ds_linear_plan_remember(&key, &unsettled);
+  ds_linear_plan_remember(&key, &settled);
+  ds_linear_plan_remember(&key, &unsettled);
+  ASSERT_TRUE(ds_linear_plan_recall(&key, &plan));
+  EXPECT_EQ(plan.algorithm.data[0], 1u);
+  EXPECT_EQ(plan.settled, 1);
+}
+
 TEST(LinearPlanCache, KeepsWhatIsUsedAndForgetsTheRest) {
   constexpr int64_t capacity = DS_LINEAR_PLAN_SETS * DS_LINEAR_PLAN_WAYS;
   remember(5000000);
