@@ -127,6 +127,7 @@ TEST_F(LargeCuda, BiasAddInEveryDirection) {
   for (const int64_t row : watched_rows(channels, pixels)) input.write_row(row, ramp(pixels, row));
   for (const int turned : {0, 1, 2}) {
     check_cuda(cudaMemset(output.data(), 0xa5, static_cast<size_t>(channels * pixels * 2)));
+    check_cuda(cudaDeviceSynchronize()); // the stream of the tests does not wait for the default one
     ds_bias_add_params params = {};
     params.dtype = DS_BFLOAT16;
     params.rows = turned == 0 ? channels : pixels;
