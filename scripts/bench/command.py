@@ -13,11 +13,15 @@ from diffusers.utils import logging
 
 import ds_diffusers
 
-from . import block, block_tables, results, tables, unet, unet_tables
+from . import block, operators, overhead, results, tables, unet
+from .block_tables import block_tables
 from .compiling import empty_caches
 from .environment import device_facts, environment
 from .errors import UserError
+from .operator_tables import operator_table
+from .overhead_tables import overhead_table
 from .settings import parse
+from .unet_tables import unet_table
 
 
 def run(arguments: Sequence[str] | None) -> int:
@@ -49,7 +53,7 @@ def run_block(settings: argparse.Namespace) -> int:
         written.append(block.as_json(result))
         write(settings, written)
     print_heading(settings)
-    tables.show([each for of_dtype in found.values() for each in block_tables.block_tables(of_dtype, on_gpu)])
+    tables.show([each for of_dtype in found.values() for each in block_tables(of_dtype, on_gpu)])
     all_results = [result for of_dtype in found.values() for result in of_dtype]
     return int(any(noted.failure for result in all_results for noted in result.variants.values()))
 
@@ -60,16 +64,39 @@ def run_unet(settings: argparse.Namespace) -> int:
         found.append(result)
         write(settings, [unet.as_json(each) for each in found])
     print_heading(settings)
-    tables.show([unet_tables.unet_table(found)])
+    tables.show([unet_table(found)])
     return int(any(step.failure for result in found for step in result.steps.values()))
 
 
-BENCHMARKS = {"block": run_block, "unet": run_unet}
+def run_operators(settings: argparse.Namespace) -> int:
+    bandwidth = operators.copy_bandwidth(settings.device)
+    found: dict[torch.dtype, list[operators.OperatorResult]] = {}
+    written: list[Any] = []
+    for result in operators.run(settings):
+        found.setdefault(result.dtype, []).append(result)
+        written.append(operators.as_json(result))
+        write(settings, written, copy_bytes_per_second=bandwidth)
+    print_heading(settings)
+    on_gpu = settings.device.type == "cuda"
+    tables.show([operator_table(of_dtype, bandwidth, on_gpu) for of_dtype in found.values()])
+    all_results = [result for of_dtype in found.values() for result in of_dtype]
+    return int(any(noted.failure for result in all_results for noted in result.variants.values()))
 
 
-def write(settings: argparse.Namespace, written: list[Any]) -> None:
+def run_overhead(settings: argparse.Namespace) -> int:
+    found = list(overhead.run(settings))
+    write(settings, [overhead.as_json(result) for result in found])
+    print_heading(settings)
+    tables.show([overhead_table(found)])
+    return 0
+
+
+BENCHMARKS = {"block": run_block, "unet": run_unet, "ops": run_operators, "overhead": run_overhead}
+
+
+def write(settings: argparse.Namespace, written: list[Any], **measured: float) -> None:
     if settings.json is not None:
-        facts = environment(settings.device, settings.commit)
+        facts = environment(settings.device, settings.commit) | measured
         results.write(settings.json, settings.benchmark, facts, plain(settings), written)
 
 

@@ -11,9 +11,10 @@ import torch
 
 from ds_diffusers.demo.architectures import LATENT_SCALE
 
-from . import block_variants, unet
+from . import block_variants, operators, overhead, unet
 from .block_shapes import BLOCK_SHAPES, block_shape
 from .errors import UserError
+from .operator_cases import OPERATOR_CASES, operator_shape
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -26,7 +27,8 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The settings; UserError for what cannot be run."""
     settings = _parser().parse_args(arguments)
-    settings.device = _device(settings.device)
+    settings.devices = _devices(settings.device, settings.benchmark)
+    settings.device = settings.devices[-1]
     if settings.rounds < 1:
         raise UserError(f"--rounds is {settings.rounds}, must be at least 1")
     size = getattr(settings, "size", None)
@@ -46,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     _add_block(benchmarks)
     _add_unet(benchmarks)
+    _add_operators(benchmarks)
+    _add_overhead(benchmarks)
     return parser
 
 
@@ -66,9 +70,29 @@ def _add_unet(benchmarks: Any) -> None:
     _add_peers(parser, unet.PEERS, unet.PEERS)
 
 
+def _add_operators(benchmarks: Any) -> None:
+    parser = _benchmark(benchmarks, "ops", "the single operators", rounds=15)
+    _add_cases(parser, list(OPERATOR_CASES), operators.DEFAULT_CASES)
+    shapes = list(map(str, operators.OPERATOR_SHAPES))
+    _add_list(parser, "--shapes", operator_shape, shapes, "BATCHxTOKENSxCHANNELS of the hidden states")
+    _add_dtypes(parser, ["float16", "bfloat16"])
+    _add_peers(parser, operators.PEERS, operators.DEFAULT_PEERS)
+
+
+def _add_overhead(benchmarks: Any) -> None:
+    parser = _benchmark(benchmarks, "overhead", "a call from Python on small tensors", rounds=15)
+    _add_cases(parser, overhead.CASES, overhead.CASES)
+    _add_dtypes(parser, ["float32", "float16"])
+
+
+def _add_cases(parser: argparse.ArgumentParser, cases: Sequence[str], default: Sequence[str]) -> None:
+    check = _choice("--ops", dict(zip(cases, cases, strict=True)))
+    _add_list(parser, "--ops", check, default, f"of {', '.join(cases)}", dest="cases")
+
+
 def _benchmark(benchmarks: Any, name: str, help: str, rounds: int) -> argparse.ArgumentParser:
     parser = benchmarks.add_parser(name, help=help, description=f"Measures {help}.")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda; overhead: cpu and cuda)")
     parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"default: {rounds}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
     parser.add_argument("--commit", help="to note in the JSON file (default: the clone's)")
@@ -118,11 +142,19 @@ def _choice(option: str, values: dict[str, Any]) -> Callable[[str], Any]:
     return convert
 
 
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        if not torch.cuda.is_available():
-            raise UserError("PyTorch finds no GPU here; --device cpu measures on the CPU, by the clock")
-        name = "cuda"
+def _devices(name: str | None, benchmark: str) -> list[torch.device]:
+    """The one that is named, else the GPU; for the overhead of a call both the CPU and, if any, the GPU."""
+    if name is not None:
+        return [_device(name)]
+    on_cpu = [torch.device("cpu")] if benchmark == "overhead" else []
+    if torch.cuda.is_available():
+        return [*on_cpu, torch.device("cuda")]
+    if not on_cpu:
+        raise UserError("PyTorch finds no GPU here; --device cpu measures on the CPU, by the clock")
+    return on_cpu
+
+
+def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -7,6 +7,7 @@ none finds its data in a cache because it ran a moment before.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import cycle, islice
@@ -23,7 +24,7 @@ Call = Callable[[], object]
 GRAPH_CALLS = 16  # at least, so that the start of a graph's replay hides behind them
 GRAPH_SECONDS = 2e-3  # of replays in a sample, about
 WALL_SECONDS = 20e-3  # of calls in a sample, about
-SLEEP_CYCLES = 60_000_000  # of the GPU, about 30 ms
+SLEEP_CYCLES = 8_000_000  # of the GPU, about 4 ms; doubled where calls take longer
 
 
 class Timer(Protocol):
@@ -36,7 +37,7 @@ class GraphTimer:
     def __init__(self, calls: Sequence[Call], least_calls: int = GRAPH_CALLS) -> None:
         repeats = -(-least_calls // len(calls))
         self._calls = list(calls) * repeats
-        self._graph = capture(self._calls)
+        self._graph = capture(self._calls, kept=len(calls))
         self._replays = 1
         self.sample()  # the first replay uploads the graph
         seconds = self.sample() * len(self._calls)
@@ -82,7 +83,7 @@ class EnqueueTimer:
         self.sample()
 
     def sample(self) -> float:
-        for _ in range(6):
+        for _ in range(10):
             torch.cuda.synchronize()
             torch.cuda._sleep(self._cycles)
             asleep = torch.cuda.Event()
@@ -118,17 +119,21 @@ def device_timer(calls: Sequence[Call], device: torch.device) -> Timer:
     return GraphTimer(calls) if device.type == "cuda" else WallTimer(calls, device)
 
 
-def capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
-    """A graph of all the calls, one behind the other, each with a result of its own in memory."""
+def capture(calls: Sequence[Call], kept: int) -> torch.cuda.CUDAGraph:
+    """A graph of all the calls, one behind the other. The results of the last `kept` calls stay in memory, so
+    that results rotate as inputs do."""
     stream = capture_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for call in calls:  # what a first call does (plans, workspaces, compilation) cannot be captured
+        # What a first call does (plans, workspaces, compilation) cannot be captured.
+        for call in calls[:kept]:
             call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
-        results = [call() for call in calls]
+        results: deque[object] = deque(maxlen=kept)
+        for call in calls:
+            results.append(call())
     del results
     return graph
 
