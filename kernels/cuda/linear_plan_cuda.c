@@ -166,14 +166,6 @@ static ds_status take_fastest(const ds_cublaslt *library, cublasLtHandle_t handl
   return DS_OK;
 }
 
-// The default stream cannot say while another stream that it would wait for is captured.
-static int is_captured(cudaStream_t stream) {
-  enum cudaStreamCaptureStatus capture;
-  if (cudaStreamIsCapturing(stream, &capture) == cudaSuccess) return capture != cudaStreamCaptureStatusNone;
-  cudaGetLastError();
-  return 1;
-}
-
 ds_status ds_linear_find_plan(const ds_cublaslt *library, cublasLtHandle_t handle, const ds_linear_key *key,
                               const ds_linear_descriptors *descriptors, cudaStream_t stream,
                               ds_linear_plan *plan) {
@@ -182,7 +174,8 @@ ds_status ds_linear_find_plan(const ds_cublaslt *library, cublasLtHandle_t handl
   if (known && plan->settled) return DS_OK;
   DS_CHECK(ds_linear_tuning_wanted(&wanted));
   if (!wanted) return take_first(library, handle, key, descriptors, 1, plan);
-  if (is_captured(stream)) return known ? DS_OK : take_first(library, handle, key, descriptors, 0, plan);
+  if (ds_linear_tuner_is_captured(stream))
+    return known ? DS_OK : take_first(library, handle, key, descriptors, 0, plan);
   const ds_linear_tuner *tuner;
   ds_linear_tuner_take((int)key->device, &tuner);
   const ds_status status = take_fastest(library, handle, tuner, key, descriptors, plan);

@@ -65,6 +65,27 @@ void ds_linear_tuner_give(void) {
   pthread_mutex_unlock(&mutex);
 }
 
+int ds_linear_tuner_is_captured(cudaStream_t stream) {
+  enum cudaStreamCaptureStatus capture;
+  if (cudaStreamIsCapturing(stream, &capture) == cudaSuccess) return capture != cudaStreamCaptureStatusNone;
+  // So answers the default stream while a stream that it would wait for is captured.
+  cudaGetLastError();
+  return 1;
+}
+
+int ds_linear_tuner_mark(const ds_linear_tuner *tuner, int event) {
+  return cudaEventRecord(tuner->events[event], tuner->stream) == cudaSuccess;
+}
+
+int ds_linear_tuner_read(const ds_linear_tuner *tuner, int intervals, float *microseconds) {
+  cudaError_t error = cudaEventSynchronize(tuner->events[intervals]);
+  for (int i = 0; i < intervals && error == cudaSuccess; i++) {
+    error = cudaEventElapsedTime(&microseconds[i], tuner->events[i], tuner->events[i + 1]);
+    microseconds[i] *= 1000.0f;
+  }
+  return error == cudaSuccess;
+}
+
 size_t ds_linear_tuner_budget(void) {
   size_t free_bytes = 0, total_bytes = 0;
   if (cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess) {

@@ -33,6 +33,16 @@ typedef struct ds_linear_tuner {
 void ds_linear_tuner_take(int device, const ds_linear_tuner **tuner);
 void ds_linear_tuner_give(void);
 
+// Whether `stream` is captured in a graph, so that work on it can be enqueued, but not measured.
+int ds_linear_tuner_is_captured(cudaStream_t stream);
+
+// Marks a place in the tuner's stream. Events are marked from 0 on. 0: a failure.
+int ds_linear_tuner_mark(const ds_linear_tuner *tuner, int event);
+
+// Waits until the stream has come to event `intervals`, and gives the time between each two events up to it.
+// 0: a failure.
+int ds_linear_tuner_read(const ds_linear_tuner *tuner, int intervals, float *microseconds);
+
 // Memory from the tuner's pool, in the order of its stream; no more than a quarter of what the driver has
 // free, and no more than DS_LINEAR_TUNER_MOST_BYTES. NULL where that does not do.
 #define DS_LINEAR_TUNER_MOST_BYTES ((size_t)1 << 30)

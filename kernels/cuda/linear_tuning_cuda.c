@@ -16,7 +16,7 @@ _Static_assert(DS_LINEAR_MOST_CANDIDATES < DS_LINEAR_TUNER_EVENTS, "each candida
 enum { MEASURED_US = 40, MOST_REPEATS = 8 };
 
 // What may be spent on the first look: of a product of a millisecond or more, only one candidate is seen.
-enum { FIRST_LOOK_US = 3000 };
+enum { FIRST_LOOK_US = 4000 };
 
 // About what the host needs to enqueue a product and its share of events.
 enum { ENQUEUE_US = 4 };
@@ -123,26 +123,22 @@ static void admit(trial *self, int candidate) {
   if (enqueue(self, candidate)) self->left[self->count++] = candidate;
 }
 
-static int record(const trial *self, int event) {
-  return cudaEventRecord(self->tuner->events[event], self->tuner->stream) == cudaSuccess;
-}
-
 // Times all that are left, `repeats` products each, and keeps the shortest time of one product. 0: a failure.
 static int time_once(trial *self, int repeats) {
-  const cudaEvent_t *events = self->tuner->events;
+  float us[DS_LINEAR_MOST_CANDIDATES];
   const unsigned hold_us = (unsigned)(self->count * repeats * ENQUEUE_US);
-  if (ds_linear_tuner_hold(hold_us, self->tuner->stream) != DS_OK || !record(self, 0)) return 0;
+  if (ds_linear_tuner_hold(hold_us, self->tuner->stream) != DS_OK) return 0;
+  if (!ds_linear_tuner_mark(self->tuner, 0)) return 0;
   for (int i = 0; i < self->count; i++) {
     for (int repeat = 0; repeat < repeats; repeat++)
       if (!enqueue(self, self->left[i])) return 0;
-    if (!record(self, i + 1)) return 0;
+    if (!ds_linear_tuner_mark(self->tuner, i + 1)) return 0;
   }
-  if (cudaEventSynchronize(events[self->count]) != cudaSuccess) return 0;
+  if (!ds_linear_tuner_read(self->tuner, self->count, us)) return 0;
   for (int i = 0; i < self->count; i++) {
-    float milliseconds = 0.0f, *best = &self->best_us[self->left[i]];
-    if (cudaEventElapsedTime(&milliseconds, events[i], events[i + 1]) != cudaSuccess) return 0;
-    const float us = milliseconds * 1000.0f / (float)repeats;
-    if (*best == 0.0f || us < *best) *best = us;
+    float *best = &self->best_us[self->left[i]];
+    const float one_us = us[i] / (float)repeats;
+    if (*best == 0.0f || one_us < *best) *best = one_us;
   }
   return 1;
 }
@@ -173,8 +169,8 @@ static int limited(float value, int highest) {
   return value < 1.0f ? 1 : value > (float)highest ? highest : (int)value;
 }
 
-// Looks at the favourite alone, then at as many others as its time allows, each time_once after a run that
-// may have loaded kernels.
+// Looks at the favourite alone, then at as many others as its time allows. Twice, as one disturbance must not
+// put a candidate out; and after a run of each that may have loaded kernels.
 static int look_at_all(trial *self) {
   const int found = self->candidates->count;
   for (self->favourite = 0; self->favourite < found; self->favourite++) {
@@ -182,9 +178,9 @@ static int look_at_all(trial *self) {
     if (self->count != 0) break;
   }
   if (self->count == 0 || !time_once(self, 1) || !time_once(self, 1)) return 0;
-  const int most = limited(FIRST_LOOK_US / (2.0f * self->best_us[self->favourite]), found);
+  const int most = limited(FIRST_LOOK_US / (3.0f * self->best_us[self->favourite]), found);
   for (int i = self->favourite + 1; i < found && self->count < most; i++) admit(self, i);
-  return self->count == 1 || time_once(self, 1);
+  return self->count == 1 || (time_once(self, 1) && time_once(self, 1));
 }
 
 static int run_final(trial *self) {
