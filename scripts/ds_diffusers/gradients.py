@@ -96,6 +96,14 @@ def _gated_activation_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(activation, bias)
 
 
+def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
+    # PyTorch's function has no derivative of its own, for gradients of gradients.
+    if not torch.is_grad_enabled():
+        return aten.silu_backward.default(gradient, x)
+    sigmoid = aten.sigmoid.default(x)
+    return gradient * (sigmoid * (1 + x * (1 - sigmoid)))
+
+
 def _gated_activation_backward(ctx: Any, gradient: Tensor) -> tuple[Gradient, ...]:
     activation, bias = ctx.saved_tensors
     value, gate = (activation if bias is None else activation + bias).chunk(2, dim=-1)
@@ -104,7 +112,7 @@ def _gated_activation_backward(ctx: Any, gradient: Tensor) -> tuple[Gradient, ..
         to_gate = aten.gelu_backward.default(gradient * value, gate)
     else:
         to_value = gradient * aten.silu.default(gate)
-        to_gate = aten.silu_backward.default(gradient * value, gate)
+        to_gate = _silu_backward(gradient * value, gate)
     to_activation = torch.cat((to_value, to_gate), dim=-1)
     return (
         to_activation if _needs(ctx, 0) else None,

@@ -10,6 +10,7 @@ import ds_diffusers
 import pytest
 import torch
 from cases import Arguments, Case, Maker, Operator
+from ds_diffusers.ops import ActivationFuncType
 from helpers.accuracy import Errors, draws
 from helpers.operators import OPERATORS, as_tuple, call, every_dtype, overload, tensors
 
@@ -152,7 +153,22 @@ def test_upstream_gradients_of_any_layout(operator: Operator, device: torch.devi
 
 @every_operator
 def test_gradients_of_gradients(operator: Operator, device: torch.device) -> None:
-    arguments, needed, upstream = sample(operator, device)
+    arguments, _, upstream = sample(operator, device)
+    check_gradients_of_gradients(operator, arguments, upstream)
+
+
+def test_gradients_of_gradients_through_silu(device: torch.device) -> None:
+    """gated_activation's other function."""
+    operator = next(operator for operator in DIFFERENTIABLE if operator.name == "gated_activation")
+    arguments, _, upstream = sample(operator, device)
+    arguments["activation_type"] = ActivationFuncType.GATED_SILU
+    check_gradients_of_gradients(operator, arguments, upstream)
+
+
+def check_gradients_of_gradients(
+    operator: Operator, arguments: Arguments, upstream: tuple[torch.Tensor, ...]
+) -> None:
+    needed = set(tensors(arguments))
     second = []
     for function in (partial(call_named, operator), operator.eager):
         made = leaves(arguments, needed)

@@ -33,6 +33,8 @@ def test_wrong_argument_is_refused(operator: Operator, wrong: Wrong, device: tor
 @every_operator
 def test_none_for_a_required_tensor_is_refused(operator: Operator, device: torch.device) -> None:
     arguments = small(operator, device=device)
+    if len(tensors(arguments)) == 1:
+        pytest.skip("PyTorch itself refuses a call without any tensor")
     schema = overload(operator)._schema
     required = [argument.name for argument in schema.arguments if str(argument.type) == "Tensor"]
     assert required
@@ -47,7 +49,8 @@ def test_one_meta_tensor_among_others_is_refused(operator: Operator, device: tor
     """One is enough for the dispatcher to choose the Meta kernel, whose results have no values."""
     arguments = small(operator, device=device)
     given = tensors(arguments)
-    assert len(given) > 1
+    if len(given) == 1:
+        pytest.skip("the operator takes one tensor alone")
     for name in given:
         with pytest.raises(RuntimeError, match="is not on meta, must be on meta, as another tensor is"):
             call(operator, arguments | {name: on_meta(given[name])})
