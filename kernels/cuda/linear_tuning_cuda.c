@@ -15,7 +15,7 @@ _Static_assert(DS_LINEAR_MOST_CANDIDATES < DS_LINEAR_TUNER_EVENTS, "each candida
 // What lies between two events: long enough for the events' resolution, about a microsecond on some GPUs.
 enum { MEASURED_US = 40, MOST_REPEATS = 8 };
 
-// What may be spent on the first look: of a product of a millisecond or more, only one candidate is seen.
+// What may be spent on the first look: of a product of 0.7 milliseconds or more, only one candidate is seen.
 enum { FIRST_LOOK_US = 4000 };
 
 // About what the host needs to enqueue a product and its share of events.
