@@ -46,10 +46,16 @@ class OverheadResult:
 
 
 def run(settings: argparse.Namespace) -> Iterator[OverheadResult]:
-    for device in settings.devices:
-        for dtype in settings.dtypes:
-            for name in settings.cases:
-                yield measure(name, dtype, device, settings.rounds)
+    """On one CPU thread: waking others would cost more than the call."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for device in settings.devices:
+            for dtype in settings.dtypes:
+                for name in settings.cases:
+                    yield measure(name, dtype, device, settings.rounds)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
