@@ -22,19 +22,35 @@ struct bias_add_problem {
 template <int WIDTH>
 constexpr int items_of = WIDTH == 1 ? 4 : 2;
 
-// `channel` is the row's own, or -1 where each column has one.
+// The bias of a thread's accesses: of each column, or one of the whole row (`channel` is not -1).
 template <typename T, int WIDTH>
-__device__ void add_bias(const void *bias, int64_t channel, int64_t col, float (&values)[WIDTH]) {
-  if (bias == NULL) return;
-  const T *const elements = static_cast<const T *>(bias);
-  if (channel < 0) {
-    ds_add_floats(elements + col, values);
-    return;
+struct thread_bias {
+  const T *elements; // NULL: none
+  int64_t channel;
+  ds_pack<T, WIDTH> columns[items_of<WIDTH>];
+  float row;
+
+  __device__ thread_bias(const void *bias, int64_t channel)
+      : elements(static_cast<const T *>(bias)), channel(channel) {}
+
+  __device__ void load_row() {
+    if (elements != NULL && channel >= 0) row = ds_to_float(ds_load_element(elements + channel));
   }
-  const float value = ds_to_float(__ldg(elements + channel));
+
+  __device__ void load_columns(int item, bool inside, int64_t col) {
+    if (elements != NULL && channel < 0) columns[item] = ds_load_if<T, WIDTH>(inside, elements + col);
+  }
+
+  __device__ void add(int item, float (&values)[WIDTH]) const {
+    if (elements == NULL) return;
+    if (channel < 0) {
+      ds_add_pack(columns[item], values);
+    } else {
 #pragma unroll
-  for (int i = 0; i < WIDTH; i++) values[i] += value;
-}
+      for (int i = 0; i < WIDTH; i++) values[i] += row;
+    }
+  }
+};
 
 template <typename T, int WIDTH>
 __global__ void __launch_bounds__(256)
@@ -42,7 +58,6 @@ __global__ void __launch_bounds__(256)
   constexpr int items = items_of<WIDTH>;
   const ds_bias_add_params &params = problem.params;
   const int64_t row = origin.row + (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
-  if (row >= params.rows) return;
   const T *const input = ds_row_address<const T>(params.input, row);
   const T *const other = ds_row_address<const T>(params.other, row);
   T *const output = ds_row_address<T>(params.output, row);
@@ -50,28 +65,39 @@ __global__ void __launch_bounds__(256)
   const int64_t input_stride = WIDTH == 1 ? params.input.col_stride : 1;
   const int64_t other_stride = WIDTH == 1 ? params.other.col_stride : 1;
   const int64_t output_stride = WIDTH == 1 ? params.output.col_stride : 1;
-
   const int step = (int)blockDim.x * WIDTH;
   const int64_t first = origin.col + (int64_t)blockIdx.y * step * items + (int)threadIdx.x * WIDTH;
+  thread_bias<T, WIDTH> bias(params.bias, channel), other_bias(params.other_bias, channel);
+
+  ds_wait_for_stream();
+  if (row >= params.rows) return;
   ds_pack<T, WIDTH> input_packs[items], other_packs[items];
 #pragma unroll
   for (int i = 0; i < items; i++) {
     const int64_t col = first + i * step;
-    if (col >= params.cols) break;
-    input_packs[i] = ds_load<T, WIDTH>(input + col * input_stride);
-    if (other != NULL) other_packs[i] = ds_load<T, WIDTH>(other + col * other_stride);
+    input_packs[i] = ds_load_if<T, WIDTH>(col < params.cols, input + col * input_stride);
+    if (other != NULL) other_packs[i] = ds_load_if<T, WIDTH>(col < params.cols, other + col * other_stride);
   }
+  bias.load_row();
+  other_bias.load_row();
+#pragma unroll
+  for (int i = 0; i < items; i++) {
+    const int64_t col = first + i * step;
+    bias.load_columns(i, col < params.cols, col);
+    other_bias.load_columns(i, col < params.cols, col);
+  }
+
 #pragma unroll
   for (int i = 0; i < items; i++) {
     const int64_t col = first + i * step;
     if (col >= params.cols) break;
     float sum[WIDTH];
     ds_unpack(input_packs[i], sum);
-    add_bias<T>(params.bias, channel, col, sum);
+    bias.add(i, sum);
     if (other != NULL) {
       float addend[WIDTH];
       ds_unpack(other_packs[i], addend);
-      add_bias<T>(params.other_bias, channel, col, addend);
+      other_bias.add(i, addend);
 #pragma unroll
       for (int j = 0; j < WIDTH; j++) sum[j] += addend[j];
     }
@@ -89,6 +115,7 @@ __global__ void __launch_bounds__(DS_TILE_THREADS)
   ds_locate_tile_rows(tile, params.other, other_rows);
   ds_locate_tile_rows(tile, params.output, output_rows);
   __syncthreads();
+  ds_wait_for_stream();
   ds_read_tile<T, false>(tile, params.input, input_rows, ds_rows_are_closer(params.input),
                          static_cast<const T *>(params.bias), values);
   if (params.other.data != NULL) {
@@ -149,7 +176,7 @@ template <typename T, int WIDTH>
 ds_status launch_elements(const bias_add_problem &problem, void *stream) {
   const ds_bias_add_params &params = problem.params;
   const ds_blocks blocks = ds_plan_element_blocks(params.rows, params.cols, WIDTH, items_of<WIDTH>);
-  return ds_launch_blocks(op, bias_add_kernel<T, WIDTH>, blocks, stream, problem);
+  return ds_launch_blocks_early(op, bias_add_kernel<T, WIDTH>, blocks, stream, problem);
 }
 
 template <typename T>
@@ -169,8 +196,8 @@ ds_status launch(const ds_bias_add_params &params, void *stream) {
   if (is_exchangeable(params)) return launch_along_columns<T>(exchange_directions(params), stream);
   if (ds_rows_are_closer(params.input) || ds_rows_are_closer(params.other) ||
       ds_rows_are_closer(params.output))
-    return ds_launch_blocks(op, bias_add_tile_kernel<T>, ds_plan_tiles(params.rows, params.cols), stream,
-                            params);
+    return ds_launch_blocks_early(op, bias_add_tile_kernel<T>, ds_plan_tiles(params.rows, params.cols),
+                                  stream, params);
   return launch_along_columns<T>({params, 0}, stream);
 }
 

@@ -80,14 +80,52 @@ struct ds_pack<T, 1> {
   T element;
 };
 
-// Through the read-only cache: no kernel writes what it reads.
-template <typename T, int WIDTH>
-__device__ inline ds_pack<T, WIDTH> ds_load(const T *address) {
-  if constexpr (WIDTH == 1) {
-    return {__ldg(address)};
+// Loads are named as plain ones of global memory, and stay in order with each other and with
+// ds_wait_for_stream(). Those of the read-only cache (__ldg) do not: what they read must not change from the
+// kernel's start on, which may be long before that.
+template <typename T>
+__device__ inline T ds_load_element(const T *address) {
+  T element;
+  if constexpr (sizeof(T) == sizeof(uint32_t)) {
+    uint32_t bits;
+    asm volatile("ld.global.b32 %0, [%1];" : "=r"(bits) : "l"(__cvta_generic_to_global(address)));
+    memcpy(&element, &bits, sizeof element);
   } else {
-    const uint4 bits = __ldg(reinterpret_cast<const uint4 *>(address));
-    return {{bits.x, bits.y, bits.z, bits.w}};
+    uint16_t bits;
+    asm volatile("ld.global.b16 %0, [%1];" : "=h"(bits) : "l"(__cvta_generic_to_global(address)));
+    memcpy(&element, &bits, sizeof element);
+  }
+  return element;
+}
+
+// The elements at `address` if they are `inside`, else zeros. No branch: those between loads would keep the
+// compiler from issuing them together.
+template <typename T, int WIDTH>
+__device__ inline ds_pack<T, WIDTH> ds_load_if(bool inside, const T *address) {
+  const size_t global = __cvta_generic_to_global(address);
+  if constexpr (WIDTH > 1) {
+    ds_pack<T, WIDTH> pack = {};
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %4, 0;\n"
+                 "@p ld.global.v4.b32 {%0, %1, %2, %3}, [%5];\n}"
+                 : "+r"(pack.words[0]), "+r"(pack.words[1]), "+r"(pack.words[2]), "+r"(pack.words[3])
+                 : "r"((int)inside), "l"(global));
+    return pack;
+  } else {
+    ds_pack<T, 1> pack;
+    if constexpr (sizeof(T) == sizeof(uint32_t)) {
+      uint32_t bits = 0;
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %1, 0;\n@p ld.global.b32 %0, [%2];\n}"
+                   : "+r"(bits)
+                   : "r"((int)inside), "l"(global));
+      memcpy(&pack.element, &bits, sizeof bits);
+    } else {
+      uint16_t bits = 0;
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %1, 0;\n@p ld.global.b16 %0, [%2];\n}"
+                   : "+h"(bits)
+                   : "r"((int)inside), "l"(global));
+      memcpy(&pack.element, &bits, sizeof bits);
+    }
+    return pack;
   }
 }
 
@@ -119,14 +157,7 @@ __device__ inline void ds_multiply_pack(const ds_pack<T, WIDTH> &pack, float (&v
   for (int i = 0; i < WIDTH; i++) values[i] *= factor[i];
 }
 
-// values += what lies at `address`.
-template <typename T, int WIDTH>
-__device__ inline void ds_add_floats(const T *address, float (&values)[WIDTH]) {
-  ds_add_pack(ds_load<T, WIDTH>(address), values);
-}
-
-// Named, because the compiler splits some assignments of a uint4 into four stores. No kernel reads what it
-// writes, so nothing needs to stay in order around it.
+// Named, because the compiler splits some assignments of a uint4 into four stores.
 __device__ inline void ds_store_vector(void *address, uint4 bits) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(address)),
                "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w));

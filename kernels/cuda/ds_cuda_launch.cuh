@@ -4,6 +4,7 @@
 
 #include "ds_cuda_device.h"
 #include "ds_cuda_elements.cuh"
+#include "ds_cuda_stream_order.cuh"
 #include <atomic>
 #include <stdint.h>
 #include <stdio.h>
@@ -15,15 +16,34 @@ static inline ds_status ds_launch_error(const char *op, cudaError_t error) {
 }
 
 template <typename... Parameters, typename... Arguments>
-ds_status ds_launch(const char *op, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                    void *stream, const Arguments &...arguments) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = static_cast<cudaStream_t>(stream);
+ds_status ds_launch_configured(const char *op, void (*kernel)(Parameters...), cudaLaunchConfig_t config,
+                               const Arguments &...arguments) {
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
   return error == cudaSuccess ? DS_OK : ds_launch_error(op, error);
+}
+
+// Launches a kernel that starts when all work ahead in the stream has ended.
+template <typename... Parameters, typename... Arguments>
+ds_status ds_launch(const char *op, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                    void *stream, const Arguments &...arguments) {
+  cudaLaunchConfig_t config = {grid, block, shared_bytes, static_cast<cudaStream_t>(stream), NULL, 0};
+  return ds_launch_configured(op, kernel, config, arguments...);
+}
+
+// Launches a kernel that may start sooner, as it calls ds_wait_for_stream. What counts is the code that was
+// loaded, not the device: code for an older one does not wait.
+template <typename... Parameters, typename... Arguments>
+ds_status ds_launch_early(const char *op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                          size_t shared_bytes, void *stream, const Arguments &...arguments) {
+  ds_cuda_device device;
+  DS_CHECK(ds_cuda_current_device(&device));
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  const bool waits = DS_CUDA_EARLY_LAUNCH != 0 && device.code >= DS_CUDA_CODE_90;
+  cudaLaunchConfig_t config = {grid,   block,          shared_bytes, static_cast<cudaStream_t>(stream),
+                               &early, waits ? 1u : 0u};
+  return ds_launch_configured(op, kernel, config, arguments...);
 }
 
 // A block gets more than 48 KB, static shared memory included, only after the kernel was allowed to ask for
@@ -64,22 +84,38 @@ struct ds_origin {
   int64_t col;
 };
 
-// Launches kernel(params, origin), more than once only where the hardware's limits of blocks require it. So
+// Calls launch(grid, origin), more than once only where the hardware's limits of blocks require it. So
 // kernels need no loop over rows: what does not depend on the row would be moved out of such a loop, into
 // more registers than there are.
-template <typename Params>
-ds_status ds_launch_blocks(const char *op, void (*kernel)(Params, ds_origin), const ds_blocks &blocks,
-                           void *stream, const Params &params) {
+template <typename Launch>
+ds_status ds_for_each_grid(const ds_blocks &blocks, Launch launch) {
   constexpr int64_t most_x = INT32_MAX, most_y = 65535;
   const int64_t x = ds_ceil_div(blocks.rows, blocks.block_rows),
                 y = ds_ceil_div(blocks.cols, blocks.block_cols);
   for (int64_t first_x = 0; first_x < x; first_x += most_x)
     for (int64_t first_y = 0; first_y < y; first_y += most_y) {
       const dim3 grid((unsigned)ds_min(x - first_x, most_x), (unsigned)ds_min(y - first_y, most_y));
-      const ds_origin origin = {first_x * blocks.block_rows, first_y * blocks.block_cols};
-      DS_CHECK(ds_launch(op, kernel, grid, blocks.block, blocks.shared_bytes, stream, params, origin));
+      DS_CHECK(launch(grid, ds_origin{first_x * blocks.block_rows, first_y * blocks.block_cols}));
     }
   return DS_OK;
+}
+
+// Launches kernel(params, origin) for all blocks, by ds_launch.
+template <typename Params>
+ds_status ds_launch_blocks(const char *op, void (*kernel)(Params, ds_origin), const ds_blocks &blocks,
+                           void *stream, const Params &params) {
+  return ds_for_each_grid(blocks, [&](dim3 grid, ds_origin origin) {
+    return ds_launch(op, kernel, grid, blocks.block, blocks.shared_bytes, stream, params, origin);
+  });
+}
+
+// The same by ds_launch_early.
+template <typename Params>
+ds_status ds_launch_blocks_early(const char *op, void (*kernel)(Params, ds_origin), const ds_blocks &blocks,
+                                 void *stream, const Params &params) {
+  return ds_for_each_grid(blocks, [&](dim3 grid, ds_origin origin) {
+    return ds_launch_early(op, kernel, grid, blocks.block, blocks.shared_bytes, stream, params, origin);
+  });
 }
 
 // Whether accesses of DS_VECTOR_BYTES may start here. An absent operand never stands in the way.

@@ -74,8 +74,8 @@ __device__ void ds_read_tile(const ds_tile &tile, const ds_rows &view, const ds_
   ds_move_tile(
       tile, over_rows,
       [&](int row, int col) {
-        const float value = ds_to_float(__ldg(data + rows.offsets[row] + col * view.col_stride));
-        return bias == NULL ? value : value + ds_to_float(__ldg(bias + tile.first_col + col));
+        const float value = ds_to_float(ds_load_element(data + rows.offsets[row] + col * view.col_stride));
+        return bias == NULL ? value : value + ds_to_float(ds_load_element(bias + tile.first_col + col));
       },
       [&](int row, int col, float value) { values[row][col] = ADD ? values[row][col] + value : value; });
 }

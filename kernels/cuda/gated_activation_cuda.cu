@@ -40,23 +40,31 @@ __global__ void __launch_bounds__(256)
     gated_activation_kernel(const __grid_constant__ ds_gated_activation_params params, ds_origin origin) {
   constexpr int items = items_of<WIDTH>;
   const int64_t row = origin.row + (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
-  if (row >= params.rows) return;
   const int64_t col_stride = WIDTH == 1 ? params.input.col_stride : 1;
   const T *const values = ds_row_address<const T>(params.input, row);
   const T *const gates = values + params.cols * col_stride;
   const T *const bias = static_cast<const T *>(params.bias);
   T *const output = static_cast<T *>(params.output) + row * params.cols;
-
   const int step = (int)blockDim.x * WIDTH;
   const int64_t first = origin.col + (int64_t)blockIdx.y * step * items + (int)threadIdx.x * WIDTH;
-  ds_pack<T, WIDTH> value_packs[items], gate_packs[items];
+
+  ds_wait_for_stream();
+  if (row >= params.rows) return;
+  ds_pack<T, WIDTH> value_packs[items], gate_packs[items], value_biases[items], gate_biases[items];
 #pragma unroll
   for (int i = 0; i < items; i++) {
     const int64_t col = first + i * step;
-    if (col >= params.cols) break;
-    value_packs[i] = ds_load<T, WIDTH>(values + col * col_stride);
-    gate_packs[i] = ds_load<T, WIDTH>(gates + col * col_stride);
+    value_packs[i] = ds_load_if<T, WIDTH>(col < params.cols, values + col * col_stride);
+    gate_packs[i] = ds_load_if<T, WIDTH>(col < params.cols, gates + col * col_stride);
   }
+  if (bias != NULL)
+#pragma unroll
+    for (int i = 0; i < items; i++) {
+      const int64_t col = first + i * step;
+      value_biases[i] = ds_load_if<T, WIDTH>(col < params.cols, bias + col);
+      gate_biases[i] = ds_load_if<T, WIDTH>(col < params.cols, bias + params.cols + col);
+    }
+
 #pragma unroll
   for (int i = 0; i < items; i++) {
     const int64_t col = first + i * step;
@@ -65,8 +73,8 @@ __global__ void __launch_bounds__(256)
     ds_unpack(value_packs[i], value);
     ds_unpack(gate_packs[i], gate);
     if (bias != NULL) {
-      ds_add_floats(bias + col, value);
-      ds_add_floats(bias + params.cols + col, gate);
+      ds_add_pack(value_biases[i], value);
+      ds_add_pack(gate_biases[i], gate);
     }
     activate(params.activation_type, gate);
 #pragma unroll
@@ -88,6 +96,7 @@ __global__ void __launch_bounds__(DS_TILE_THREADS)
   const ds_tile tile = ds_make_tile(origin, params.rows, params.cols);
   ds_locate_tile_rows(tile, params.input, rows);
   __syncthreads();
+  ds_wait_for_stream();
   ds_read_tile<T, false>(tile, params.input, rows, true, bias, values);
   ds_read_tile<T, false>(tile, gate_view, rows, true, bias == NULL ? NULL : bias + params.cols, gates);
   __syncthreads();
@@ -105,14 +114,14 @@ __global__ void __launch_bounds__(DS_TILE_THREADS)
 template <typename T, int WIDTH>
 ds_status launch_elements(const ds_gated_activation_params &params, void *stream) {
   const ds_blocks blocks = ds_plan_element_blocks(params.rows, params.cols, WIDTH, items_of<WIDTH>);
-  return ds_launch_blocks(op, gated_activation_kernel<T, WIDTH>, blocks, stream, params);
+  return ds_launch_blocks_early(op, gated_activation_kernel<T, WIDTH>, blocks, stream, params);
 }
 
 template <typename T>
 ds_status launch(const ds_gated_activation_params &params, void *stream) {
   if (ds_rows_are_closer(params.input))
-    return ds_launch_blocks(op, gated_activation_tile_kernel<T>, ds_plan_tiles(params.rows, params.cols),
-                            stream, params);
+    return ds_launch_blocks_early(op, gated_activation_tile_kernel<T>,
+                                  ds_plan_tiles(params.rows, params.cols), stream, params);
   const bool vectors = params.cols % ds_vector_width<T> == 0 && ds_is_aligned(params.input, sizeof(T)) &&
                        ds_is_aligned(params.bias) && ds_is_aligned(params.output);
   return vectors ? launch_elements<T, ds_vector_width<T>>(params, stream)

@@ -15,7 +15,8 @@ __device__ void read_columns(float *sums, const T *address, int64_t col_stride, 
   for (int col = first; col < cols; col += BATCH * step) {
     T loaded[BATCH];
 #pragma unroll
-    for (int i = 0; i < BATCH; i++) loaded[i] = __ldg(address + min(col + i * step, cols - 1) * col_stride);
+    for (int i = 0; i < BATCH; i++)
+      loaded[i] = ds_load_element(address + min(col + i * step, cols - 1) * col_stride);
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
       const float value = ds_to_float(loaded[i]);
@@ -63,8 +64,8 @@ struct shared_part {
 
   __device__ void store_normalised(T *row, row_statistics statistics, const T *gamma, const T *beta) const {
     for (int col = first; col < cols; col += step) {
-      const float factor = gamma == NULL ? 1.0f : ds_to_float(__ldg(gamma + begin + col));
-      const float addend = beta == NULL ? 0.0f : ds_to_float(__ldg(beta + begin + col));
+      const float factor = gamma == NULL ? 1.0f : ds_to_float(ds_load_element(gamma + begin + col));
+      const float addend = beta == NULL ? 0.0f : ds_to_float(ds_load_element(beta + begin + col));
       ds_round((sums[col] - statistics.mean) * statistics.scale * factor + addend, row + begin + col);
     }
   }

@@ -37,6 +37,7 @@ __global__ void __launch_bounds__(TILE_THREADS)
   const row_operands<T> operands = locate_row<T>(params, reads ? first_row + tile_row : first_row);
 
   const int lane = threadIdx.x % DS_WARP, warp = threadIdx.x / DS_WARP;
+  ds_wait_for_stream();
   normalise_row<T>(
       params, first_row + warp, first_row + warp < params.rows, part_cols, sums + warp * pitch, lane, DS_WARP,
       [&](int64_t begin, int cols) {
@@ -55,7 +56,7 @@ ds_status launch_tiles(const ds_layer_norm_params &params, void *stream) {
   DS_CHECK(ds_cuda_current_device(&device));
   DS_CHECK((ds_allow_shared_bytes<layer_norm_tiles_kernel<T>, TILE_MAX_BYTES>(op, device)));
   const ds_blocks blocks = {params.rows, 1, TILE_ROWS, 1, dim3(TILE_THREADS), shared_bytes};
-  return ds_launch_blocks(op, layer_norm_tiles_kernel<T>, blocks, stream, params);
+  return ds_launch_blocks_early(op, layer_norm_tiles_kernel<T>, blocks, stream, params);
 }
 
 } // namespace

@@ -20,7 +20,7 @@ __device__ void read_tile(const void *data, int64_t row_stride, int64_t rows, in
   for (int i = threadIdx.y; i < TILE; i += TILE_WARPS) {
     const bool inside = first_row + i < rows && col < cols;
     const T *const row = static_cast<const T *>(data) + (first_row + i) * row_stride;
-    tile[i][threadIdx.x] = inside ? ds_to_float(__ldg(row + col)) : 0.0f;
+    tile[i][threadIdx.x] = inside ? ds_to_float(ds_load_element(row + col)) : 0.0f;
   }
 }
 
@@ -31,6 +31,7 @@ __global__ void __launch_bounds__(TILE *TILE_WARPS)
   const int64_t first_row = origin.row + (int64_t)blockIdx.x * TILE;
   const int64_t first_feature = origin.col + (int64_t)blockIdx.y * TILE;
   float sums[TILE / TILE_WARPS] = {};
+  ds_wait_for_stream();
   for (int64_t k = 0; k < params.in_features; k += TILE) {
     read_tile<T>(params.input, params.input_row_stride, params.rows, params.in_features, first_row, k, input);
     read_tile<T>(params.weight, params.weight_row_stride, params.out_features, params.in_features,
@@ -52,9 +53,9 @@ __global__ void __launch_bounds__(TILE *TILE_WARPS)
   for (int i = 0; i < TILE / TILE_WARPS; i++) {
     const int64_t row = first_row + threadIdx.y + i * TILE_WARPS;
     if (row >= params.rows) break;
-    if (bias != NULL) sums[i] += ds_to_float(__ldg(bias + feature));
+    if (bias != NULL) sums[i] += ds_to_float(ds_load_element(bias + feature));
     if (residual != NULL)
-      sums[i] += ds_to_float(__ldg(residual + row * params.residual_row_stride + feature));
+      sums[i] += ds_to_float(ds_load_element(residual + row * params.residual_row_stride + feature));
     ds_round(sums[i], static_cast<T *>(params.output) + row * params.output_row_stride + feature);
   }
 }
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(TILE *TILE_WARPS)
 template <typename T>
 ds_status launch(const ds_linear_params &params, void *stream) {
   const ds_blocks blocks = {params.rows, params.out_features, TILE, TILE, dim3(TILE, TILE_WARPS), 0};
-  return ds_launch_blocks(op, linear_direct_kernel<T>, blocks, stream, params);
+  return ds_launch_blocks_early(op, linear_direct_kernel<T>, blocks, stream, params);
 }
 
 } // namespace
