@@ -31,17 +31,21 @@ __device__ Value ds_sum_lanes(Value value, int lanes) {
   return value;
 }
 
-// The sum over the threads of one row, in each of them. A row has blockDim.x threads: a power of two up to 32
-// with any number of rows in the block, or full warps with one row. `partials` is shared memory for 32 values
-// that no other thread still reads: two calls in a row need two of them.
-template <typename Value>
+// The sum over the threads of one row, in each of them. A row has THREADS threads, or blockDim.x where that
+// is 0: a power of two up to 32 with any number of rows in the block, or full warps with one row. `partials`
+// is shared memory for 32 values that no other thread still reads: two calls in a row need two of them.
+template <int THREADS, typename Value>
 __device__ Value ds_sum_row(Value value, Value *partials) {
-  value = ds_sum_lanes(value, min((int)blockDim.x, DS_WARP));
-  if (blockDim.x <= DS_WARP) return value;
-  const int lane = threadIdx.x % DS_WARP, warp = threadIdx.x / DS_WARP, warps = blockDim.x / DS_WARP;
+  const int threads = THREADS > 0 ? THREADS : (int)blockDim.x;
+  value = ds_sum_lanes(value, min(threads, DS_WARP));
+  if (threads <= DS_WARP) return value;
+  const int lane = threadIdx.x % DS_WARP, warp = threadIdx.x / DS_WARP;
   if (lane == 0) partials[warp] = value;
   __syncthreads();
-  return ds_sum_lanes(lane < warps ? partials[lane] : Value{}, DS_WARP);
+  // Each thread reads them all, which is sooner done than a second round of exchanges between lanes.
+  value = partials[0];
+  for (int i = 1; i < threads / DS_WARP; i++) value = value + partials[i];
+  return value;
 }
 
 #endif

@@ -16,8 +16,8 @@ constexpr size_t COLUMN_MAX_BYTES = COLUMN_MAX_COLS * sizeof(float);
 struct row_sums {
   float *partial_sums;
   ds_moments *partial_moments;
-  __device__ float operator()(float value) const { return ds_sum_row(value, partial_sums); }
-  __device__ ds_moments operator()(ds_moments value) const { return ds_sum_row(value, partial_moments); }
+  __device__ float operator()(float value) const { return ds_sum_row<0>(value, partial_sums); }
+  __device__ ds_moments operator()(ds_moments value) const { return ds_sum_row<0>(value, partial_moments); }
 };
 
 // A thread has its columns of the sums to itself throughout, so they need no barrier.
@@ -33,6 +33,7 @@ __global__ void __launch_bounds__(COLUMN_MAX_THREADS)
   const int first = threadIdx.x, step = blockDim.x;
   float *const own = sums + threadIdx.y * part_cols;
   const row_sums add_up = {partial_sums, partial_moments};
+  ds_wait_for_stream();
   normalise_row<T>(
       params, place.row, place.inside, part_cols, own, first, step,
       [&](int64_t begin, int cols) { read_sums<T, COLUMN_BATCH>(own, operands, begin, cols, first, step); },
@@ -47,7 +48,7 @@ ds_status launch_columns(const ds_layer_norm_params &params, void *stream) {
   DS_CHECK(ds_cuda_current_device(&device));
   DS_CHECK((ds_allow_shared_bytes<layer_norm_columns_kernel<T>, COLUMN_MAX_BYTES>(op, device)));
   const ds_blocks blocks = {params.rows, 1, block.y, 1, block, shared_bytes};
-  return ds_launch_blocks(op, layer_norm_columns_kernel<T>, blocks, stream, params);
+  return ds_launch_blocks_early(op, layer_norm_columns_kernel<T>, blocks, stream, params);
 }
 
 } // namespace
