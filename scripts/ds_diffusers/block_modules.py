@@ -56,8 +56,8 @@ def _with_parents(classes: list[tuple[str, tuple[type, ...]]]) -> tuple[tuple[st
     return tuple((path, *path.rpartition(".")[::2], expected) for path, expected in classes)
 
 
-_ONE_ATTENTION = _with_parents(_FIRST + _LAST)
-_TWO_ATTENTIONS = _with_parents(_FIRST + _SECOND + _LAST)
+ONE_ATTENTION = _with_parents(_FIRST + _LAST)
+TWO_ATTENTIONS = _with_parents(_FIRST + _SECOND + _LAST)
 
 # (argument of block_forward without "_weight" or "_bias", path of the module that owns the tensor)
 _PARAMETERS = (
@@ -75,10 +75,10 @@ _PARAMETERS = (
     ("ff_in", "ff.net.0.proj"),
     ("ff_out", "ff.net.2"),
 )
-_PARAMETER_ARGUMENTS = tuple((path, f"{name}_weight", f"{name}_bias") for name, path in _PARAMETERS)
+PARAMETER_ARGUMENTS = tuple((path, f"{name}_weight", f"{name}_bias") for name, path in _PARAMETERS)
 
 # What the block's own forward is made of. A library that replaces one of these means it to be called.
-_FUNCTIONS = tuple(
+REPLACEABLE_FUNCTIONS = tuple(
     (owner, name, getattr(owner, name))
     for owner, name in (
         (BasicTransformerBlock, "forward"),
@@ -107,7 +107,7 @@ def block_parameters(modules: Modules) -> dict[str, Tensor]:
     """The tensors of a block without obstacle by the names of block_forward's arguments; absent ones left
     out."""
     tensors = {}
-    for path, weight_argument, bias_argument in _PARAMETER_ARGUMENTS:
+    for path, weight_argument, bias_argument in PARAMETER_ARGUMENTS:
         if path in modules:
             parameters = modules[path]._parameters
             if parameters["weight"] is not None:
@@ -149,7 +149,7 @@ def _own_obstacle(block: nn.Module) -> str | None:
 
 
 def _replaced_function() -> str | None:
-    for owner, name, function in _FUNCTIONS:
+    for owner, name, function in REPLACEABLE_FUNCTIONS:
         if getattr(owner, name) is not function:
             return f"{owner.__name__}.{name} was replaced"
     if _has_any_global_hook():
@@ -159,7 +159,7 @@ def _replaced_function() -> str | None:
 
 def _collect(block: nn.Module, modules: Modules) -> str | None:
     """Adds the block's modules by their path; stops at one that isn't exactly what it should be."""
-    table = _ONE_ATTENTION if block._modules.get("attn2") is None else _TWO_ATTENTIONS
+    table = ONE_ATTENTION if block._modules.get("attn2") is None else TWO_ATTENTIONS
     for path, parent, name, classes in table:
         module = modules[parent]._modules.get(name)
         if type(module) not in classes:
@@ -222,7 +222,7 @@ def _norms_obstacle(modules: Modules) -> str | None:
 
 def _ownership_obstacle(modules: Modules) -> str | None:
     # Replicas of torch.nn.DataParallel and flattened parameters of FSDP are plain attributes.
-    for path, _, _ in _PARAMETER_ARGUMENTS:
+    for path, _, _ in PARAMETER_ARGUMENTS:
         if path in modules:
             parameters = modules[path]._parameters
             if "weight" not in parameters or "bias" not in parameters:

@@ -11,11 +11,14 @@ from diffusers.models.attention import BasicTransformerBlock as OriginalBlock
 from torch import Tensor, nn
 
 from .block_modules import ACTIVATION_TYPES, Modules, block_modules, block_parameters
-from .calls import calls_of
+from .calls import Calls, calls_of
 from .conditions import call_obstacle
 from .library import load
+from .quick_look import quick_arguments
 
 load()
+
+block_forward = torch.ops.ds_diffusers.block_forward.default
 
 
 class BasicTransformerBlock(OriginalBlock):
@@ -52,20 +55,30 @@ class BasicTransformerBlock(OriginalBlock):
         if not isinstance(self, BasicTransformerBlock):
             # A hook held on to this function while unpatch gave the block its own class back.
             return type(self).forward(self, *arguments)
-        obstacle, modules = block_modules(self)
-        reason = obstacle
-        if obstacle is None:
-            inputs = _used_inputs(
-                self, modules, attention_mask, encoder_hidden_states, encoder_attention_mask
-            )
-            parameters = block_parameters(modules)
-            heads = modules["attn1"].heads
-            reason = call_obstacle(hidden_states, inputs, parameters, heads, cross_attention_kwargs)
-        if not torch.compiler.is_compiling():
-            _record(self, reason, module_obstacle=obstacle)
-        if reason is None:
-            return _fused_forward(self, modules, hidden_states, inputs, parameters)
-        return super().forward(*arguments)
+        if torch.compiler.is_compiling():
+            _, reason, operator_arguments = full_look(self, *arguments[:4], cross_attention_kwargs)
+            if reason is None:
+                return block_forward(hidden_states, **operator_arguments)
+            return super().forward(*arguments)
+
+        calls = calls_of(self)
+        if attention_mask is None and encoder_attention_mask is None and not cross_attention_kwargs:
+            result = _quick_call(self, calls, hidden_states, encoder_hidden_states)
+            if result is not None:
+                return result
+        obstacle, reason, operator_arguments = full_look(self, *arguments[:4], cross_attention_kwargs)
+        calls.note(reason, obstacle)
+        with calls.layout.in_use(operator_arguments, calls.fused):
+            if reason is None:
+                return _call_operator(hidden_states, operator_arguments)
+            return super().forward(*arguments)
+
+
+def place_weights(block: nn.Module) -> None:
+    """Places the weights of a patched block before its first call, where it could run fused as it is now."""
+    obstacle, modules = block_modules(block)
+    if obstacle is None:
+        calls_of(block).layout.place(block_parameters(modules))
 
 
 def _require_known_signature() -> None:
@@ -82,6 +95,44 @@ def _require_known_signature() -> None:
 
 
 _require_known_signature()
+
+
+def _quick_call(
+    block: nn.Module, calls: Calls, hidden_states: Tensor, encoder_hidden_states: Tensor | None
+) -> Tensor | None:
+    """The result, where the quick look accepts the call; None where it takes a full one."""
+    arguments = quick_arguments(block, hidden_states, encoder_hidden_states)
+    if arguments is None or not calls.layout.is_settled(arguments):
+        return None
+    try:
+        result = _call_operator(hidden_states, arguments)
+    except RuntimeError:
+        # The full look finds out whether the call is wrong, or the block must run as diffusers' own.
+        return None
+    calls.note(None, None)
+    return result
+
+
+def full_look(
+    block: nn.Module,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None,
+    encoder_hidden_states: Tensor | None,
+    encoder_attention_mask: Tensor | None,
+    cross_attention_kwargs: dict[str, Any] | None,
+) -> tuple[str | None, str | None, dict[str, Tensor | int | float] | None]:
+    """The obstacle in the block's modules; the first obstacle of all; the arguments of block_forward but
+    hidden_states, None where there is an obstacle."""
+    obstacle, modules = block_modules(block)
+    if obstacle is not None:
+        return obstacle, obstacle, None
+    inputs = _used_inputs(block, modules, attention_mask, encoder_hidden_states, encoder_attention_mask)
+    parameters = block_parameters(modules)
+    heads = modules["attn1"].heads
+    reason = call_obstacle(hidden_states, inputs, parameters, heads, cross_attention_kwargs)
+    if reason is not None:
+        return None, reason, None
+    return None, None, _operator_arguments(block, modules, hidden_states, inputs, parameters)
 
 
 def _used_inputs(
@@ -102,15 +153,15 @@ def _used_inputs(
     return inputs
 
 
-def _fused_forward(
+def _operator_arguments(
     block: nn.Module,
     modules: Modules,
     hidden_states: Tensor,
     inputs: dict[str, Tensor],
     parameters: dict[str, Tensor],
-) -> Tensor:
+) -> dict[str, Tensor | int | float]:
     heads = modules["attn1"].heads
-    arguments = dict(parameters)
+    arguments: dict[str, Tensor | int | float] = dict(parameters)
     if "encoder_hidden_states" in inputs:
         # The operator wants its rows at one stride, which e.g. an expanded batch does not have.
         context = inputs["encoder_hidden_states"].contiguous()
@@ -122,22 +173,10 @@ def _fused_forward(
         arguments["attn1_mask"] = _operator_mask(inputs["attention_mask"], hidden_states, heads)
     if "encoder_attention_mask" in inputs:
         arguments["attn2_mask"] = _operator_mask(inputs["encoder_attention_mask"], hidden_states, heads)
-    return _block_forward(
-        hidden_states,
-        arguments,
-        heads=heads,
-        activation_type=ACTIVATION_TYPES[type(modules["ff.net.0"])],
-        norm_epsilon=modules["norm1"].eps,
-    )
-
-
-def _block_forward(hidden_states: Tensor, arguments: dict[str, Tensor], **settings: int | float) -> Tensor:
-    operator = torch.ops.ds_diffusers.block_forward.default
-    if torch.compiler.is_compiling():
-        return operator(hidden_states, **arguments, **settings)
-    # No gradient is needed here, so the operator's autograd kernel, which is in Python, need not be asked.
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator(hidden_states, **arguments, **settings)
+    arguments["heads"] = heads
+    arguments["activation_type"] = ACTIVATION_TYPES[type(modules["ff.net.0"])]
+    arguments["norm_epsilon"] = modules["norm1"].eps
+    return arguments
 
 
 def _operator_mask(mask: Tensor, hidden_states: Tensor, heads: int) -> Tensor:
@@ -145,10 +184,7 @@ def _operator_mask(mask: Tensor, hidden_states: Tensor, heads: int) -> Tensor:
     return mask if mask.shape[0] == hidden_states.shape[0] else mask.unflatten(0, (-1, heads))
 
 
-def _record(block: nn.Module, reason: str | None, module_obstacle: str | None) -> None:
-    calls = calls_of(block)
-    calls.last_obstacle = reason if module_obstacle is None else None
-    if reason is None:
-        calls.fused += 1
-    else:
-        calls.original += 1
+def _call_operator(hidden_states: Tensor, arguments: dict[str, Tensor | int | float]) -> Tensor:
+    # No gradient is needed here, so the operator's autograd kernel, which is in Python, need not be asked.
+    with torch._C._AutoDispatchBelowAutograd():
+        return block_forward(hidden_states, **arguments)

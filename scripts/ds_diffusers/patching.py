@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -17,9 +18,13 @@ def patch(model: Any) -> Any:
 
     A patched block decides at each call: where its modules and the call's arguments allow, it runs fused,
     otherwise as diffusers' own code (`report` says why). Parameters, submodules, names and state_dict stay as
-    they are; only the blocks' __class__ changes, to a subclass of the same name. Blocks of any other subclass
-    are left alone, and patching twice does nothing more. Gradients need the original path: run inference,
+    they are; the blocks' __class__ changes, to a subclass of the same name. Blocks of any other subclass are
+    left alone, and patching twice does nothing more. Gradients need the original path: run inference,
     torch.export and torch.jit.trace under torch.no_grad() or torch.inference_mode().
+
+    The values of the attentions' q, k and v weights move to memory where they follow each other, now and
+    after the model was moved (see `ds_diffusers.layout`). So patch a model when it is on its device, before
+    torch.compile; CUDA graphs that were captured before must be captured again, as after Module.to.
 
     Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline, RuntimeError where the
     library cannot be loaded (see `load`) or this diffusers release is not known. Warns where there is no
@@ -27,12 +32,13 @@ def patch(model: Any) -> Any:
     """
     roots = _modules_of(model)
     load()
-    from .blocks import BasicTransformerBlock, OriginalBlock
+    from .blocks import BasicTransformerBlock, OriginalBlock, place_weights
 
     found = 0
     for block in _unique_modules(roots):
         if type(block) is OriginalBlock:
             block.__class__ = BasicTransformerBlock
+            place_weights(block)
         found += isinstance(block, BasicTransformerBlock)
     if found == 0:
         warnings.warn(
@@ -42,15 +48,21 @@ def patch(model: Any) -> Any:
 
 
 def unpatch(model: Any) -> Any:
-    """Takes back what `patch` did to a model or pipeline, and returns it: nothing of it remains."""
+    """Takes back what `patch` did to a model or pipeline, and returns it: nothing of it remains. Needs no
+    library.
+
+    Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline.
+    """
     roots = _modules_of(model)
-    load()
-    from .blocks import BasicTransformerBlock, OriginalBlock
+    blocks = sys.modules.get(f"{__package__}.blocks")
+    if blocks is None:
+        # Nothing can have the class that this module defines.
+        return model
     from .calls import forget
 
     for block in _unique_modules(roots):
-        if type(block) is BasicTransformerBlock:
-            block.__class__ = OriginalBlock
+        if type(block) is blocks.BasicTransformerBlock:
+            block.__class__ = blocks.OriginalBlock
             forget(block)
     return model
 

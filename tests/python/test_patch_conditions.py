@@ -6,7 +6,7 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from unittest import mock
 
 import pytest
@@ -18,7 +18,10 @@ import diffusers.models.attention_processor as processors
 import ds_diffusers
 from diffusers.models.activations import GEGLU, GELU
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from ds_diffusers.blocks import full_look
+from ds_diffusers.quick_look import quick_arguments
 from helpers.unets import (
+    BLOCKS,
     CHANNELS,
     CONTEXT,
     HEADS,
@@ -239,6 +242,21 @@ def test_modules(name: str) -> None:
     check_original(block, block_arguments(block), reason)
 
 
+@pytest.mark.parametrize("name", MODULE_CASES)
+def test_modules_that_change_after_a_fused_call(name: str) -> None:
+    block = ds_diffusers.patch(make_block())
+    values = block_arguments(block)
+    check_fused(block, values)
+    change, reason = MODULE_CASES[name]
+    change(block)
+    with torch.no_grad():
+        result = block(**values)
+        report = ds_diffusers.report(block)[0]
+        assert (report.path, report.fused_calls, report.original_calls) == ("original", 1, 1)
+        assert reason in report.reason
+        assert torch.equal(result, ds_diffusers.unpatch(block)(**values))
+
+
 # (constructor arguments, the reason)
 FORMS: dict[str, tuple[Arguments, str]] = {
     "positional_embeddings": (
@@ -300,6 +318,58 @@ def test_calls(name: str) -> None:
     change, reason = CALL_CASES[name]
     check_original(block, values | change(values), reason)
     check_fused(block, values)
+
+
+@pytest.mark.parametrize("name", CALL_CASES)
+def test_calls_after_a_fused_call(name: str) -> None:
+    block = ds_diffusers.patch(make_block())
+    values = block_arguments(block)
+    check_fused(block, values)
+    change, reason = CALL_CASES[name]
+    changed = values | change(values)
+    with torch.no_grad():
+        result = block(**changed)
+        assert reason in ds_diffusers.report(block)[0].reason
+        assert torch.equal(result, ds_diffusers.unpatch(block)(**changed))
+
+
+# What the quick look leaves to the operator: changes of a block and of its arguments, the reason.
+OPERATOR_CASES: dict[str, tuple[Change, Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "float64": (lambda block: block.double(), torch.Tensor.double, "hidden_states has dtype torch.float64"),
+    "meta": (lambda block: block.to("meta"), lambda value: value.to("meta"), "hidden_states is on meta"),
+    "some_weights": (lambda block: block.attn1.to_v.double(), torch.Tensor.float, "attn1.to_v.weight has"),
+    "arguments": (lambda block: None, torch.Tensor.half, "has dtype torch.float32, hidden_states"),
+    "some_on_meta": (lambda block: block.attn1.to_q.to("meta"), torch.Tensor.float, "is on meta"),
+    "dimensions": (lambda block: None, lambda value: value[0], "hidden_states has 2 dimensions, not 3"),
+}
+
+
+@pytest.mark.parametrize("name", OPERATOR_CASES)
+def test_tensors_that_change_after_a_fused_call(name: str) -> None:
+    block = ds_diffusers.patch(make_block())
+    values = block_arguments(block)
+    check_fused(block, values)
+    change_block, change, reason = OPERATOR_CASES[name]
+    change_block(block)
+    with torch.no_grad(), suppress(RuntimeError, IndexError, ValueError):
+        block(**{name: change(value) for name, value in values.items()})
+    report = ds_diffusers.report(block)[0]
+    assert (report.path, report.fused_calls, report.original_calls) == ("original", 1, 1)
+    assert reason in report.reason
+
+
+@pytest.mark.parametrize("form", sorted(BLOCKS.keys() - {"swiglu", "final_dropout"}))
+def test_quick_look_sees_what_the_full_look_sees(form: str) -> None:
+    """Such blocks must not take the long way."""
+    block = ds_diffusers.patch(make_block(**BLOCKS[form]))
+    values = block_arguments(block)
+    states, context = values["hidden_states"], values.get("encoder_hidden_states")
+    with torch.no_grad():
+        found = quick_arguments(block, states, context)
+        _, reason, full = full_look(block, states, None, context, None, None)
+    assert reason is None
+    assert found.keys() == full.keys()
+    assert all(found[name] is full[name] for name in found)
 
 
 def test_float64() -> None:
