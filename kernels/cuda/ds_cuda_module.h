@@ -13,8 +13,8 @@
 extern "C" {
 #endif
 
-// Changed whenever this struct or a parameter struct changes: a main library takes only a module built from
-// the same interface.
+// Changed whenever a parameter struct or a field's meaning changes; a kernel that is added shows in
+// struct_bytes. A main library takes only a module built from the same interface.
 #define DS_CUDA_MODULE_VERSION 4u
 
 #define DS_CUDA_MODULE_FILE "libds_diffusers_cuda.so"
