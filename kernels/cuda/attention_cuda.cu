@@ -45,8 +45,8 @@ ds_status launch(const ds_attention_params &params, const ds_cuda_device &device
   constexpr auto kernel = attention_kernel<T, HEAD, WARPGROUPS, SHORT>;
   DS_CHECK((ds_allow_shared_bytes<kernel, shape::SHARED_BYTES>(op, device)));
   const int64_t blocks = ds_min(arguments.tiles, (int64_t)device.multiprocessors * shape::BLOCKS);
-  return ds_launch(op, kernel, dim3((unsigned)blocks), dim3(shape::THREADS), shape::SHARED_BYTES, stream,
-                   query_map, key_map, value_map, arguments);
+  return ds_launch_early(op, kernel, dim3((unsigned)blocks), dim3(shape::THREADS), shape::SHARED_BYTES,
+                         stream, query_map, key_map, value_map, arguments);
 }
 
 // Two warpgroups share keys and values, one makes twice as many tiles: better where there are few.

@@ -10,6 +10,7 @@
 #ifndef DS_ATTENTION_KERNELS_CUH
 #define DS_ATTENTION_KERNELS_CUH
 
+#include "ds_cuda_stream_order.cuh"
 #include "ds_tensor_copy.cuh"
 #include "ds_wgmma.cuh"
 #include <cuda_runtime.h>
@@ -372,32 +373,32 @@ __device__ void compute_short(compute_state<SHAPE> &self, const attention_argume
   ds_wgmma_wait<0>();
   finish_scores(state);
   pack_probabilities<T>(self.probabilities, self.scores);
-  for (int tile = blockIdx.x;; tile += gridDim.x) {
+  int tile = blockIdx.x;
+  for (; tile + (int)gridDim.x < arguments.tiles; tile += gridDim.x) {
     const ds_ring_place<SHAPE::STAGES> before = self.place;
     const uint32_t values = self.values();
-    const bool last = tile + (int)gridDim.x >= arguments.tiles;
     softmax_state next;
-    if (!last) {
-      self.place.advance();
-      self.query_place.advance();
-      self.wait_for_queries();
-      self.wait_for_keys();
-      issue_scores<T, SHAPE>(self.scores, self.tile_queries(), self.keys());
-    }
+    self.place.advance();
+    self.query_place.advance();
+    self.wait_for_queries();
+    self.wait_for_keys();
+    issue_scores<T, SHAPE>(self.scores, self.tile_queries(), self.keys());
     ds_barrier_wait(self.barriers.value_full(before.stage), before.phase);
     issue_output<T, SHAPE>(self.output, self.probabilities, values, 0);
-    if (!last) {
-      ds_wgmma_wait<1>();
-      finish_scores(next);
-    }
+    ds_wgmma_wait<1>();
+    finish_scores(next);
     ds_wgmma_wait<0>();
     hold_output(self.output);
     self.release(self.barriers.value_empty(before.stage));
     store_output<T, HEAD>(self.output, state, arguments, tile, self.warpgroup);
-    if (last) return;
     pack_probabilities<T>(self.probabilities, self.scores);
     state = next;
   }
+  ds_barrier_wait(self.barriers.value_full(self.place.stage), self.place.phase);
+  issue_output<T, SHAPE>(self.output, self.probabilities, self.values(), 0);
+  ds_wgmma_wait<0>();
+  hold_output(self.output);
+  store_output<T, HEAD>(self.output, state, arguments, tile, self.warpgroup);
 }
 
 template <typename T, int HEAD, int WARPGROUPS, bool SHORT>
@@ -413,6 +414,9 @@ __global__ void __launch_bounds__(128 * (1 + WARPGROUPS), (attention_shape<HEAD,
   const uint32_t ring = queries + shape::QUERY_TILES * shape::QUERY_BYTES;
   const barrier_set<shape> barriers = {ring + shape::STAGES * 2 * shape::KEY_BYTES};
   if (threadIdx.x == 0) {
+    ds_tensor_map_prefetch(&query_map);
+    ds_tensor_map_prefetch(&key_map);
+    ds_tensor_map_prefetch(&value_map);
     for (int i = 0; i < shape::QUERY_TILES; i++) {
       ds_barrier_init(barriers.query_full(i), 1);
       ds_barrier_init(barriers.query_empty(i), WARPGROUPS);
@@ -423,9 +427,10 @@ __global__ void __launch_bounds__(128 * (1 + WARPGROUPS), (attention_shape<HEAD,
       ds_barrier_init(barriers.key_empty(i), WARPGROUPS);
       ds_barrier_init(barriers.value_empty(i), WARPGROUPS);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;");
+    ds_barrier_init_fence();
   }
   __syncthreads();
+  ds_wait_for_stream();
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x == 0)

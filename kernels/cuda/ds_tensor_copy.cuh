@@ -76,6 +76,11 @@ struct ds_ring_place {
   }
 };
 
+// Fetches the description of a tensor, which the first copy would wait for.
+__device__ __forceinline__ void ds_tensor_map_prefetch(const CUtensorMap *map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
 // A box of a tensor, coordinates innermost first, to shared memory; `barrier` counts its bytes. What lies
 // past the tensor's ends arrives as zeros, and counts.
 __device__ __forceinline__ void ds_tensor_copy_2d(uint32_t destination, const CUtensorMap *map, int c0,
@@ -118,6 +123,13 @@ __device__ __forceinline__ void ds_tensor_copy_3d_to(uint16_t blocks, uint32_t d
   asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
                ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(destination),
                "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(barrier), "h"(blocks)
+               : "memory");
+}
+
+// Brings a box to the L2 cache.
+__device__ __forceinline__ void ds_tensor_prefetch_3d(const CUtensorMap *map, int c0, int c1, int c2) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map), "r"(c0),
+               "r"(c1), "r"(c2)
                : "memory");
 }
 
