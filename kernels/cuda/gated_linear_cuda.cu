@@ -39,6 +39,35 @@ ds_status make_maps(const ds_gated_linear_params &params, CUtensorMap *input, CU
                                SHAPE::SWIZZLED);
 }
 
+// Launches `clusters` clusters of SHAPE::CLUSTER thread blocks, which may start before the work ahead has
+// ended.
+template <typename T, class SHAPE>
+ds_status launch_clusters(const ds_cuda_device &device, int64_t clusters, void *stream,
+                          const CUtensorMap &input, const CUtensorMap &weight, const CUtensorMap &output,
+                          const gated_linear_arguments &arguments) {
+  constexpr auto kernel = gated_linear_kernel<T, SHAPE>;
+  DS_CHECK((ds_allow_shared_bytes<kernel, SHAPE::SHARED_BYTES>(op, device)));
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = DS_CUDA_EARLY_LAUNCH != 0;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = SHAPE::CLUSTER;
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+  const cudaLaunchConfig_t config = {
+      dim3((unsigned)(clusters * SHAPE::CLUSTER)), dim3(SHAPE::THREADS), SHAPE::SHARED_BYTES,
+      static_cast<cudaStream_t>(stream),           attributes,           SHAPE::CLUSTER > 1 ? 2u : 1u};
+  return ds_launch_configured(op, kernel, config, input, weight, output, arguments);
+}
+
+// The blocks of depth by which a tile's first warpgroup runs ahead. It must announce its lead once in each
+// tile, and not before the other warpgroup has begun that tile: what it is ahead by is in the stages.
+template <class SHAPE>
+int lead_of(int wanted, int depth_blocks) {
+  const bool possible =
+      wanted <= SHAPE::STAGES && wanted <= depth_blocks && wanted + depth_blocks > SHAPE::STAGES;
+  return possible ? wanted : 0;
+}
+
 // As many thread blocks as there are multiprocessors take turns at the tiles.
 template <typename T, class SHAPE>
 ds_status launch(const ds_gated_linear_params &params, const ds_cuda_device &device, tile_order order,
@@ -52,15 +81,11 @@ ds_status launch(const ds_gated_linear_params &params, const ds_cuda_device &dev
   arguments.row_clusters = (int)ds_ceil_div(params.rows, SHAPE::ROWS * SHAPE::CLUSTER_ROWS);
   arguments.col_clusters = (int)ds_ceil_div(params.cols, SHAPE::COLS * SHAPE::CLUSTER_COLS);
   arguments.group = (int)ds_min(order.group, arguments.row_clusters);
-  // The warpgroup ahead must not reach its next tile's lead before the other has begun this tile.
-  arguments.lead = arguments.depth_blocks >= SHAPE::STAGES ? order.lead : 0;
+  arguments.lead = lead_of<SHAPE>(order.lead, arguments.depth_blocks);
   arguments.silu = params.activation_type == DS_ACTIVATION_GATED_SILU;
-  constexpr auto kernel = gated_linear_kernel<T, SHAPE>;
-  DS_CHECK((ds_allow_shared_bytes<kernel, SHAPE::SHARED_BYTES>(op, device)));
   const int64_t clusters = ds_min((int64_t)arguments.row_clusters * arguments.col_clusters,
                                   device.multiprocessors / SHAPE::CLUSTER);
-  return ds_launch(op, kernel, dim3((unsigned)(clusters * SHAPE::CLUSTER)), dim3(SHAPE::THREADS),
-                   SHAPE::SHARED_BYTES, stream, input_map, weight_map, output_map, arguments);
+  return launch_clusters<T, SHAPE>(device, clusters, stream, input_map, weight_map, output_map, arguments);
 }
 
 int64_t tiles_of(const ds_gated_linear_params &params, int rows, int cols) {

@@ -13,6 +13,7 @@
 #define DS_GATED_LINEAR_KERNELS_CUH
 
 #include "ds_cuda_elements.cuh"
+#include "ds_cuda_stream_order.cuh"
 #include "ds_gated_activation_params.h"
 #include "ds_gated_activations.cuh"
 #include "ds_tensor_copy.cuh"
@@ -137,6 +138,16 @@ __device__ void gated_linear_produce(const CUtensorMap *input_map, const CUtenso
   });
 }
 
+// Asks for the first stages of the weight, which the work ahead in the stream has most likely left alone, to
+// be brought to the L2 cache: a hint, whatever that work does.
+template <class SHAPE>
+__device__ void prefetch_weight(const CUtensorMap *weight_map, const gated_linear_arguments &arguments,
+                                int rank) {
+  const gated_linear_tile tile = locate_tile<SHAPE>(arguments, blockIdx.x / SHAPE::CLUSTER, rank);
+  for (int block = 0; block < min(SHAPE::STAGES, arguments.depth_blocks); block++)
+    ds_tensor_prefetch_3d(weight_map, block * SHAPE::DEPTH, tile.col, SHAPE::CLUSTER_ROWS > 1 ? rank : 0);
+}
+
 // Named barriers: 1 and 2 are the warpgroups' own, at 3 the second waits for the first.
 __device__ __forceinline__ void synchronise_warpgroup(int warpgroup) {
   asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
@@ -196,15 +207,21 @@ __device__ __forceinline__ void multiply(float (&accumulators)[SHAPE::COLS],
   self.release(previous);
 }
 
-// One column's value and gate bias in each of the warpgroup's first COLS threads: read before the products,
-// needed after them.
+// One column's bias of each half.
+template <typename T>
+struct column_bias {
+  T value, gate;
+};
+
+// The bias of a tile's columns in as many of the warpgroup's threads: asked for before the products and not
+// looked at before they are done.
 template <typename T, class SHAPE>
-__device__ __forceinline__ float2 load_bias(const gated_linear_arguments &arguments, int first_col,
-                                            int thread) {
-  const T *const bias = static_cast<const T *>(arguments.bias);
+__device__ __forceinline__ column_bias<T> load_bias(const gated_linear_arguments &arguments, int first_col,
+                                                    int thread) {
   const int col = first_col + thread;
-  if (bias == NULL || thread >= SHAPE::COLS || col >= arguments.cols) return make_float2(0.f, 0.f);
-  return make_float2(ds_to_float(__ldg(bias + col)), ds_to_float(__ldg(bias + arguments.cols + col)));
+  const bool inside = arguments.bias != NULL && thread < SHAPE::COLS && col < arguments.cols;
+  const T *const values = static_cast<const T *>(arguments.bias), *const gates = values + arguments.cols;
+  return {ds_load_if<T, 1>(inside, values + col).element, ds_load_if<T, 1>(inside, gates + col).element};
 }
 
 // Where 8 columns of a row, `unit` of the tile's, lie in the warpgroup's part of the output.
@@ -276,11 +293,11 @@ template <typename T, class SHAPE>
 __device__ __forceinline__ void
 finish_tile(const float (&accumulators)[SHAPE::COLS], const gated_linear_warpgroup<SHAPE> &self,
             const CUtensorMap *output_map, const gated_linear_arguments &arguments, gated_linear_tile tile,
-            float2 bias) {
+            column_bias<T> bias) {
   const uint32_t output = self.memory.output(self.index), biases = self.memory.bias(self.index);
   if (self.thread < SHAPE::COLS) {
-    ds_store_shared(biases + self.thread * 4, bias.x);
-    ds_store_shared(biases + (SHAPE::COLS + self.thread) * 4, bias.y);
+    ds_store_shared(biases + self.thread * 4, ds_to_float(bias.value));
+    ds_store_shared(biases + (SHAPE::COLS + self.thread) * 4, ds_to_float(bias.gate));
   }
   if (self.thread == 0) ds_tensor_store_wait_read(); // the last tile has left shared memory
   synchronise_warpgroup(self.index);
@@ -304,7 +321,7 @@ __device__ void gated_linear_compute(gated_linear_warpgroup<SHAPE> &self, const 
                                      const gated_linear_arguments &arguments, int rank) {
   float accumulators[SHAPE::COLS];
   for_each_tile<SHAPE>(arguments, rank, [&](gated_linear_tile tile) {
-    const float2 bias = load_bias<T, SHAPE>(arguments, tile.col, self.thread);
+    const column_bias<T> bias = load_bias<T, SHAPE>(arguments, tile.col, self.thread);
     multiply<T, SHAPE>(accumulators, self, arguments);
     finish_tile<T, SHAPE>(accumulators, self, output_map, arguments, tile, bias);
   });
@@ -328,11 +345,13 @@ __global__ void __launch_bounds__(SHAPE::THREADS, 1)
       ds_barrier_init(memory.empty(stage), SHAPE::WARPGROUPS * SHAPE::CLUSTER);
     }
     ds_barrier_init_fence();
+    prefetch_weight<SHAPE>(&weight_map, arguments, rank);
   }
   if (SHAPE::CLUSTER > 1)
     ds_cluster_synchronise();
   else
     __syncthreads();
+  ds_wait_for_stream();
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == 0) gated_linear_produce<SHAPE>(&input_map, &weight_map, arguments, memory, rank);
