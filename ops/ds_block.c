@@ -39,7 +39,7 @@ static const void *data_or_null(const ds_tensor *tensor) {
   return tensor == NULL ? NULL : tensor->data;
 }
 
-// output = input · weightᵀ + bias + residual; residual.data NULL: none.
+// output = input · weightᵀ + bias + residual; residual.data NULL: none. The weight is not quantised.
 static ds_status linear(const ds_block_call *call, int64_t rows, matrix input, projection weights,
                         matrix residual, matrix output) {
   const ds_tensor *weight = weights.weight;
@@ -200,6 +200,52 @@ static ds_status project_add_normalise(const ds_block_call *call, matrix input, 
   return normalise(call, rows_of(call, bare), weights.bias, residual, norm_weights, output, sums.data);
 }
 
+// The rows of a quantised weight from `first` on, as many as `weight` describes, as what they stand for.
+static ds_status dequantize(const ds_block_call *call, const ds_tensor *quantized, const ds_tensor *scale,
+                            int64_t first, const ds_tensor *weight) {
+  const int64_t groups = ds_block_groups(scale), cols = weight->sizes[1];
+  const int64_t row_stride = quantized->sizes[0] > 1 ? quantized->strides[0] : cols;
+  const ds_dequantize_params params = {.dtype = weight->dtype,
+                                       .rows = weight->sizes[0],
+                                       .cols = cols,
+                                       .weight = (const int8_t *)quantized->data + first * row_stride,
+                                       .weight_row_stride = row_stride,
+                                       .scale = (const float *)scale->data + first * groups,
+                                       .groups = groups,
+                                       .output = weight->data};
+  return ds_run_dequantize(call->context, call->device_type, &params);
+}
+
+// As `linear` for a weight that may be quantised, scale NULL: it is not. Of a quantised one, as many output
+// features at once as there is room for in the buffer `dequantized`.
+static ds_status feed_forward_linear(const ds_block_call *call, matrix input, projection weights,
+                                     const ds_tensor *scale, ds_block_buffer dequantized, matrix residual,
+                                     matrix output) {
+  if (scale == NULL) return linear(call, call->shape.rows, input, weights, residual, output);
+  const ds_tensor *quantized = weights.weight;
+  const int64_t in_features = quantized->sizes[1], step = ds_block_features_at_once(call, quantized);
+  for (int64_t first = 0; first < weights.out_features; first += step) {
+    const int64_t left = weights.out_features - first;
+    const int64_t sizes[2] = {left < step ? left : step, in_features}, strides[2] = {in_features, 1};
+    ds_tensor weight = *quantized, bias;
+    weight.data = ds_block_buffer_at(call, dequantized);
+    weight.dtype = call->dtype;
+    weight.sizes = sizes;
+    weight.strides = strides;
+    projection part = {&weight, NULL, sizes[0]};
+    if (weights.bias != NULL) {
+      bias = *weights.bias;
+      bias.data = columns_from(call, (matrix){bias.data, 0}, first).data;
+      part.bias = &bias;
+    }
+    matrix part_residual = residual;
+    if (residual.data != NULL) part_residual = columns_from(call, residual, first);
+    DS_CHECK(dequantize(call, quantized, scale, first, &weight));
+    DS_CHECK(linear(call, call->shape.rows, input, part, part_residual, columns_from(call, output, first)));
+  }
+  return DS_OK;
+}
+
 // y = residual + ff_out(gated_activation(ff_in(normalised))).
 static ds_status feed_forward(const ds_block_call *call, matrix residual, void *y) {
   const ds_block_arguments *arguments = call->arguments;
@@ -209,8 +255,9 @@ static ds_status feed_forward(const ds_block_call *call, matrix residual, void *
   const matrix gated = own_matrix(call, DS_BLOCK_FF_GATED, inner);
   const projection out = {arguments->ff_out_weight, arguments->ff_out_bias, channels};
 
-  DS_CHECK(linear(call, rows, own_matrix(call, DS_BLOCK_NORMALISED3, channels),
-                  (projection){arguments->ff_in_weight, NULL, 2 * inner}, none, hidden));
+  DS_CHECK(feed_forward_linear(call, own_matrix(call, DS_BLOCK_NORMALISED3, channels),
+                               (projection){arguments->ff_in_weight, NULL, 2 * inner}, arguments->ff_in_scale,
+                               DS_BLOCK_FF_IN_WEIGHT, none, hidden));
   const ds_gated_activation_params gate = {.dtype = call->dtype,
                                            .rows = rows,
                                            .cols = inner,
@@ -219,10 +266,13 @@ static ds_status feed_forward(const ds_block_call *call, matrix residual, void *
                                            .activation_type = (ds_activation_type)arguments->activation_type,
                                            .output = gated.data};
   DS_CHECK(ds_run_gated_activation(call->context, call->device_type, &gate));
-  if (call->services->linear_adds_residual) return linear(call, rows, gated, out, residual, output);
+  if (call->services->linear_adds_residual)
+    return feed_forward_linear(call, gated, out, arguments->ff_out_scale, DS_BLOCK_FF_OUT_WEIGHT, residual,
+                               output);
 
   const matrix bare = own_matrix(call, DS_BLOCK_FF_PRODUCT, channels);
-  DS_CHECK(linear(call, rows, gated, (projection){out.weight, NULL, channels}, none, bare));
+  DS_CHECK(feed_forward_linear(call, gated, (projection){out.weight, NULL, channels}, arguments->ff_out_scale,
+                               DS_BLOCK_FF_OUT_WEIGHT, none, bare));
   const ds_bias_add_params add = {.dtype = call->dtype,
                                   .rows = rows,
                                   .cols = channels,

@@ -36,8 +36,13 @@ typedef struct ds_attention_arguments {
   int64_t heads;               // divides I
 } ds_attention_arguments;
 
-// All of one dtype and device. Vectors are contiguous; matrices and contexts have rows at one stride with a
-// contiguous last dimension; hidden_states and masks may have any strides.
+// All of one device, and, but for quantised weights and their scales, of one dtype. Vectors are contiguous;
+// matrices and contexts have rows at one stride with a contiguous last dimension; hidden_states and masks may
+// have any strides.
+//
+// A feed-forward weight W [N, K] may be quantised: int8, with a scale in float32, contiguous, of [N] or of
+// [N, G] where G divides K. It stands for W[n, k] · scale[n, k / (K / G)]; a scale that is not finite leaves
+// no element of output feature n finite.
 typedef struct ds_block_arguments {
   const ds_tensor *hidden_states; // [B, S, C]
   const ds_tensor *norm1_weight;  // [C]; NULL: ones
@@ -49,8 +54,10 @@ typedef struct ds_block_arguments {
   const ds_tensor *norm3_weight;
   const ds_tensor *norm3_bias;
   const ds_tensor *ff_in_weight;  // [2F, C]: values first, gates second
+  const ds_tensor *ff_in_scale;   // [2F] or [2F, G]; NULL: ff_in_weight is not quantised
   const ds_tensor *ff_in_bias;    // [2F]; NULL: none
   const ds_tensor *ff_out_weight; // [C, F]
+  const ds_tensor *ff_out_scale;  // [C] or [C, G]; NULL: ff_out_weight is not quantised
   const ds_tensor *ff_out_bias;   // [C]; NULL: none
   double norm_epsilon;            // of all three norms; finite, >= 0
   int64_t activation_type;        // DS_ACTIVATION_GATED_GELU (3) or DS_ACTIVATION_GATED_SILU (4)

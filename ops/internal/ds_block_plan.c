@@ -46,6 +46,24 @@ static ds_status check_sizes(const ds_block_call *call) {
   return DS_OK;
 }
 
+int64_t ds_block_features_at_once(const ds_block_call *call, const ds_tensor *weight) {
+  const int64_t features = weight->sizes[0];
+  // Several small products would leave much of a GPU idle.
+  if (call->device_type == DS_CUDA) return features;
+  // Few enough to come from a cache when they are multiplied; a multiple of what products work on at once.
+  enum { CACHED_BYTES = 4 << 20, TILE = 64 };
+  const int64_t row_bytes = weight->sizes[1] * (int64_t)ds_dtype_bytes(call->dtype);
+  const int64_t fitting = CACHED_BYTES / row_bytes / TILE * TILE;
+  const int64_t step = fitting < TILE ? TILE : fitting;
+  return step < features ? step : features;
+}
+
+static void plan_dequantized(ds_block_call *call, int index, const ds_tensor *weight, const ds_tensor *scale,
+                             int step) {
+  if (scale == NULL) return;
+  plan_buffer(call, index, ds_block_features_at_once(call, weight), weight->sizes[1], step, step);
+}
+
 // Buffers of one attention; `query` is one of the QUERY buffers, with KEY and VALUE behind it.
 static void plan_projections(ds_block_call *call, const ds_attention_shape *attention,
                              ds_projection_grouping grouping, int query, int first, int last) {
@@ -67,10 +85,11 @@ static void plan_projections(ds_block_call *call, const ds_attention_shape *atte
 
 ds_status ds_block_plan(ds_block_call *call) {
   const ds_block_shape *shape = &call->shape;
+  const ds_block_arguments *arguments = call->arguments;
   const int64_t rows = shape->rows, channels = shape->channels;
   const int bare_products = !call->services->linear_adds_residual;
-  call->grouping1 = group_projections(&call->arguments->attn1, &shape->attn1, call->dtype);
-  call->grouping2 = group_projections(&call->arguments->attn2, &shape->attn2, call->dtype);
+  call->grouping1 = group_projections(&arguments->attn1, &shape->attn1, call->dtype);
+  call->grouping2 = group_projections(&arguments->attn2, &shape->attn2, call->dtype);
 
   if (!ds_block_input_is_regular(call)) plan_buffer(call, DS_BLOCK_INPUT_COPY, rows, channels, NORM1, NORM2);
   plan_buffer(call, DS_BLOCK_NORMALISED1, rows, channels, NORM1, PROJECT1);
@@ -89,6 +108,8 @@ ds_status ds_block_plan(ds_block_call *call) {
   plan_buffer(call, DS_BLOCK_FF_HIDDEN, rows, 2 * shape->ff_inner, FF_IN, GATE);
   plan_buffer(call, DS_BLOCK_FF_GATED, rows, shape->ff_inner, GATE, FF_OUT);
   if (bare_products) plan_buffer(call, DS_BLOCK_FF_PRODUCT, rows, channels, FF_OUT, ADD);
+  plan_dequantized(call, DS_BLOCK_FF_IN_WEIGHT, arguments->ff_in_weight, arguments->ff_in_scale, FF_IN);
+  plan_dequantized(call, DS_BLOCK_FF_OUT_WEIGHT, arguments->ff_out_weight, arguments->ff_out_scale, FF_OUT);
 
   DS_CHECK(check_sizes(call));
   void *memory = NULL;

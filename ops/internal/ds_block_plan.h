@@ -26,9 +26,11 @@ typedef enum ds_block_buffer {
   DS_BLOCK_PRODUCT2,
   DS_BLOCK_SUM2,
   DS_BLOCK_NORMALISED3,
-  DS_BLOCK_FF_HIDDEN,  // [rows, 2 · ff_inner]
-  DS_BLOCK_FF_GATED,   // [rows, ff_inner]
-  DS_BLOCK_FF_PRODUCT, // [rows, channels]
+  DS_BLOCK_FF_HIDDEN,     // [rows, 2 · ff_inner]
+  DS_BLOCK_FF_GATED,      // [rows, ff_inner]
+  DS_BLOCK_FF_PRODUCT,    // [rows, channels]
+  DS_BLOCK_FF_IN_WEIGHT,  // [features at once, channels]: rows of a quantised weight, dequantised
+  DS_BLOCK_FF_OUT_WEIGHT, // [features at once, ff_inner]
   DS_BLOCK_BUFFERS
 } ds_block_buffer;
 
@@ -56,6 +58,14 @@ typedef struct ds_block_call {
 
 // Plans the buffers of a call whose fields up to dtype are set, and allocates them as one.
 ds_status ds_block_plan(ds_block_call *call);
+
+// Scales of each row of a quantised weight.
+static inline int64_t ds_block_groups(const ds_tensor *scale) {
+  return scale->rank == 1 ? 1 : scale->sizes[1];
+}
+
+// How many rows of a quantised weight are dequantised at once, for a product with as many output features.
+int64_t ds_block_features_at_once(const ds_block_call *call, const ds_tensor *weight);
 
 // The address of a buffer.
 static inline void *ds_block_buffer_at(const ds_block_call *call, ds_block_buffer index) {

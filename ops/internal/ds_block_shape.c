@@ -18,9 +18,8 @@ static argument_name name_of(const char *attention, const char *argument) {
 }
 
 // [rows, cols]; -1 takes any number of rows from 1 up. `what` explains the numbers.
-static ds_status check_matrix(const char *name, const ds_tensor *matrix, int64_t rows, int64_t cols,
-                              const char *what, const ds_tensor *reference) {
-  DS_CHECK(ds_check_alike(op, name, matrix, "hidden_states", reference));
+static ds_status check_matrix_shape(const char *name, const ds_tensor *matrix, int64_t rows, int64_t cols,
+                                    const char *what) {
   if (matrix->rank == 2 && matrix->sizes[1] == cols &&
       (rows < 0 ? matrix->sizes[0] >= 1 : matrix->sizes[0] == rows)) {
     if (matrix->sizes[1] != 1 && matrix->strides[1] != 1)
@@ -30,6 +29,12 @@ static ds_status check_matrix(const char *name, const ds_tensor *matrix, int64_t
   }
   if (rows < 0) return ds_shape_error(op, name, matrix, "[N, %" PRId64 "], %s", cols, what);
   return ds_shape_error(op, name, matrix, "[%" PRId64 ", %" PRId64 "], %s", rows, cols, what);
+}
+
+static ds_status check_matrix(const char *name, const ds_tensor *matrix, int64_t rows, int64_t cols,
+                              const char *what, const ds_tensor *reference) {
+  DS_CHECK(ds_check_alike(op, name, matrix, "hidden_states", reference));
+  return check_matrix_shape(name, matrix, rows, cols, what);
 }
 
 static ds_status check_optional_bias(const char *name, const ds_tensor *bias, int64_t size,
@@ -149,14 +154,51 @@ static ds_status check_no_second_attention(const ds_block_arguments *arguments) 
   return DS_OK;
 }
 
+// The scale of a quantised weight whose shape was checked.
+static ds_status check_scale(const char *name, const ds_tensor *scale, const char *weight_name,
+                             const ds_tensor *weight, const ds_tensor *reference) {
+  DS_CHECK(ds_check_dtype(op, name, scale, DS_FLOAT32, "", "hidden_states", reference));
+  const int64_t rows = weight->sizes[0], cols = weight->sizes[1];
+  const int fits =
+      (scale->rank == 1 || (scale->rank == 2 && scale->sizes[1] >= 1 && cols % scale->sizes[1] == 0)) &&
+      scale->sizes[0] == rows;
+  if (!fits)
+    return ds_shape_error(op, name, scale,
+                          "[%" PRId64 "] or [%" PRId64 ", G], the rows of %s and a divisor of its %" PRId64
+                          " columns",
+                          rows, rows, weight_name, cols);
+  if (!ds_tensor_is_contiguous(scale))
+    return ds_error(DS_E_STRIDE, "%s: %s is not contiguous, must be contiguous", op, name);
+  return DS_OK;
+}
+
+// As check_matrix for a weight of the feed-forward ("ff_in"), which may be quantised.
+static ds_status check_feed_forward_weight(const char *layer, const ds_tensor *weight, const ds_tensor *scale,
+                                           int64_t rows, int64_t cols, const char *what,
+                                           const ds_tensor *reference) {
+  const argument_name name = name_of(layer, "weight"), scale_name = name_of(layer, "scale");
+  if (scale == NULL && (weight == NULL || weight->dtype != DS_INT8))
+    return check_matrix(name.text, weight, rows, cols, what, reference);
+  if (scale == NULL)
+    return ds_error(DS_E_NULL, "%s: %s is None, must be a tensor where %s is int8", op, scale_name.text,
+                    name.text);
+  char condition[64];
+  snprintf(condition, sizeof condition, "where %s is given", scale_name.text);
+  DS_CHECK(ds_check_dtype(op, name.text, weight, DS_INT8, condition, "hidden_states", reference));
+  DS_CHECK(check_matrix_shape(name.text, weight, rows, cols, what));
+  return check_scale(scale_name.text, scale, name.text, weight, reference);
+}
+
 static ds_status check_feed_forward(const ds_block_arguments *arguments, ds_block_shape *shape) {
   const ds_tensor *x = arguments->hidden_states, *in = arguments->ff_in_weight;
-  DS_CHECK(check_matrix("ff_in_weight", in, -1, shape->channels, "with hidden_states' last dimension", x));
+  DS_CHECK(check_feed_forward_weight("ff_in", in, arguments->ff_in_scale, -1, shape->channels,
+                                     "with hidden_states' last dimension", x));
   if (in->sizes[0] % 2 != 0) return ds_shape_error(op, "ff_in_weight", in, "of an even number of rows");
   shape->ff_inner = in->sizes[0] / 2;
   DS_CHECK(check_optional_bias("ff_in_bias", arguments->ff_in_bias, in->sizes[0], x));
-  DS_CHECK(check_matrix("ff_out_weight", arguments->ff_out_weight, shape->channels, shape->ff_inner,
-                        "[channels of hidden_states, half the rows of ff_in_weight]", x));
+  DS_CHECK(check_feed_forward_weight("ff_out", arguments->ff_out_weight, arguments->ff_out_scale,
+                                     shape->channels, shape->ff_inner,
+                                     "[channels of hidden_states, half the rows of ff_in_weight]", x));
   return check_optional_bias("ff_out_bias", arguments->ff_out_bias, shape->channels, x);
 }
 

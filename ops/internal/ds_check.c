@@ -25,11 +25,11 @@ ds_status ds_shape_error(const char *op, const char *name, const ds_tensor *tens
   return ds_error(DS_E_SHAPE, "%s: %s has shape %s, must be %s", op, name, shape.text, expected);
 }
 
-ds_status ds_check_tensor(const char *op, const char *name, const ds_tensor *tensor) {
-  if (tensor == NULL) return ds_error(DS_E_NULL, "%s: %s is None, must be a tensor", op, name);
-  if (ds_dtype_bytes(tensor->dtype) == 0)
-    return ds_error(DS_E_DTYPE, "%s: %s has dtype %s, must be float32, float16 or bfloat16", op, name,
-                    ds_dtype_name(tensor->dtype));
+static ds_status check_present(const char *op, const char *name, const ds_tensor *tensor) {
+  return tensor == NULL ? ds_error(DS_E_NULL, "%s: %s is None, must be a tensor", op, name) : DS_OK;
+}
+
+static ds_status check_place(const char *op, const char *name, const ds_tensor *tensor) {
   if (tensor->device_type == DS_DEVICE_OTHER)
     return ds_error(DS_E_DEVICE,
                     "%s: %s is on a device that is not supported, must be on the CPU or a CUDA device", op,
@@ -37,6 +37,14 @@ ds_status ds_check_tensor(const char *op, const char *name, const ds_tensor *ten
   if (tensor->data == NULL && ds_tensor_numel(tensor) != 0)
     return ds_error(DS_E_NULL, "%s: %s has no memory, must have its elements in memory", op, name);
   return DS_OK;
+}
+
+ds_status ds_check_tensor(const char *op, const char *name, const ds_tensor *tensor) {
+  DS_CHECK(check_present(op, name, tensor));
+  if (ds_dtype_bytes(tensor->dtype) == 0)
+    return ds_error(DS_E_DTYPE, "%s: %s has dtype %s, must be float32, float16 or bfloat16", op, name,
+                    ds_dtype_name(tensor->dtype));
+  return check_place(op, name, tensor);
 }
 
 typedef struct device_text {
@@ -52,17 +60,32 @@ static device_text format_device(const ds_tensor *tensor) {
   return device;
 }
 
+static ds_status check_same_device(const char *op, const char *name, const ds_tensor *tensor,
+                                   const char *reference_name, const ds_tensor *reference) {
+  const int same_index = tensor->device_type != DS_CUDA || tensor->device_index == reference->device_index;
+  if (tensor->device_type != reference->device_type || !same_index)
+    return ds_error(DS_E_DEVICE, "%s: %s is on %s, must be on %s, the device of %s", op, name,
+                    format_device(tensor).text, format_device(reference).text, reference_name);
+  return DS_OK;
+}
+
 ds_status ds_check_alike(const char *op, const char *name, const ds_tensor *tensor,
                          const char *reference_name, const ds_tensor *reference) {
   DS_CHECK(ds_check_tensor(op, name, tensor));
   if (tensor->dtype != reference->dtype)
     return ds_error(DS_E_DTYPE, "%s: %s has dtype %s, must be %s, the dtype of %s", op, name,
                     ds_dtype_name(tensor->dtype), ds_dtype_name(reference->dtype), reference_name);
-  const int same_index = tensor->device_type != DS_CUDA || tensor->device_index == reference->device_index;
-  if (tensor->device_type != reference->device_type || !same_index)
-    return ds_error(DS_E_DEVICE, "%s: %s is on %s, must be on %s, the device of %s", op, name,
-                    format_device(tensor).text, format_device(reference).text, reference_name);
-  return DS_OK;
+  return check_same_device(op, name, tensor, reference_name, reference);
+}
+
+ds_status ds_check_dtype(const char *op, const char *name, const ds_tensor *tensor, ds_dtype dtype,
+                         const char *condition, const char *reference_name, const ds_tensor *reference) {
+  DS_CHECK(check_present(op, name, tensor));
+  if (tensor->dtype != dtype)
+    return ds_error(DS_E_DTYPE, "%s: %s has dtype %s, must be %s%s%s", op, name, ds_dtype_name(tensor->dtype),
+                    ds_dtype_name(dtype), *condition == '\0' ? "" : " ", condition);
+  DS_CHECK(check_place(op, name, tensor));
+  return check_same_device(op, name, tensor, reference_name, reference);
 }
 
 ds_status ds_check_vector(const char *op, const char *name, const ds_tensor *tensor, int64_t size,

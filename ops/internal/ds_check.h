@@ -11,6 +11,11 @@ ds_status ds_check_tensor(const char *op, const char *name, const ds_tensor *ten
 ds_status ds_check_alike(const char *op, const char *name, const ds_tensor *tensor,
                          const char *reference_name, const ds_tensor *reference);
 
+// Present, of `dtype`, and on the device of `reference`. `condition` follows the dtype in the message: "", or
+// "where weight is given".
+ds_status ds_check_dtype(const char *op, const char *name, const ds_tensor *tensor, ds_dtype dtype,
+                         const char *condition, const char *reference_name, const ds_tensor *reference);
+
 // [size] and contiguous, like `reference` in dtype and device. `meaning` explains the size in the message,
 // e.g. "the size of input's last dimension".
 ds_status ds_check_vector(const char *op, const char *name, const ds_tensor *tensor, int64_t size,

@@ -154,8 +154,10 @@ def block_forward(
     norm3_weight: Tensor | None = None,
     norm3_bias: Tensor | None = None,
     ff_in_weight: Tensor,
+    ff_in_scale: Tensor | None = None,
     ff_in_bias: Tensor | None = None,
     ff_out_weight: Tensor,
+    ff_out_scale: Tensor | None = None,
     ff_out_bias: Tensor | None = None,
     heads: int,
     activation_type: ActivationFuncType | int = ActivationFuncType.GATED_GELU,
@@ -184,6 +186,9 @@ def block_forward(
         attn*_q_weight: [I, C]; attn*_k_weight, attn*_v_weight: [I, K]; attn*_out_weight: [C, I]; I is heads
             times the head size. All attn2 arguments None: the block has no second attention.
         ff_in_weight: [2F, C], values first, gates second; ff_out_weight: [C, F].
+        ff_in_scale, ff_out_scale: for a weight [N, K] that is quantised (int8, see `quantize_rows`): [N], or
+            [N, G] where G divides K, float32, contiguous; the weight stands for weight[n, k] *
+            scale[n, k // (K // G)]. None: the weight is not quantised.
         *_bias of a weight [N, ...]: [N], contiguous; None: none.
         heads: number of attention heads, a divisor of I.
         activation_type: ActivationFuncType.GATED_GELU or GATED_SILU.
@@ -222,8 +227,10 @@ def block_forward(
         norm3_weight=norm3_weight,
         norm3_bias=norm3_bias,
         ff_in_weight=ff_in_weight,
+        ff_in_scale=ff_in_scale,
         ff_in_bias=ff_in_bias,
         ff_out_weight=ff_out_weight,
+        ff_out_scale=ff_out_scale,
         ff_out_bias=ff_out_bias,
         heads=heads,
         activation_type=int(activation_type),

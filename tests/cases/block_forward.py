@@ -38,6 +38,8 @@ class Block:
     affine: bool = True
     ff_inner: int = 40
     ff_bias: bool = True
+    ff_in_groups: int | None = None  # of each row of ff_in's weight, quantised; 0: a scale without that dimension
+    ff_out_groups: int | None = None
     activation_type: int = gated_activation.GATED_GELU
     norm_epsilon: float | None = None
     layout: layouts.Layout = layouts.contiguous  # of hidden_states
@@ -90,6 +92,17 @@ def _attention(maker: Maker, block: Block, attention: Attention) -> Arguments:
     return made
 
 
+def _feed_forward(maker: Maker, name: str, rows: int, columns: int, groups: int | None) -> Arguments:
+    """A weight; quantised, with the scale, unless groups is None."""
+    weight = maker.normal(rows, columns, scale=1 / math.sqrt(columns))
+    if groups is None:
+        return {f"{name}_weight": weight}
+    grouped = weight.float().view(rows, max(groups, 1), -1)
+    scale = grouped.abs().amax(-1, keepdim=True) / 128
+    weight = (grouped / scale).round().clamp(-128, 127).to(torch.int8).view(rows, columns)
+    return {f"{name}_weight": weight, f"{name}_scale": scale.view((rows, groups) if groups else rows)}
+
+
 def arguments(maker: Maker, block: Block = Block()) -> Arguments:
     channels = block.channels
     made: Arguments = {"hidden_states": block.layout(maker.normal(block.batch, block.tokens, channels))}
@@ -102,8 +115,8 @@ def arguments(maker: Maker, block: Block = Block()) -> Arguments:
         for name in ("norm1", "norm2", "norm3") if block.attn2 else ("norm1", "norm3"):
             made[f"{name}_weight"] = maker.normal(channels, scale=0.3, shift=1.0)
             made[f"{name}_bias"] = maker.normal(channels, scale=0.3)
-    made["ff_in_weight"] = maker.normal(2 * block.ff_inner, channels, scale=1 / math.sqrt(channels))
-    made["ff_out_weight"] = maker.normal(channels, block.ff_inner, scale=1 / math.sqrt(block.ff_inner))
+    made |= _feed_forward(maker, "ff_in", 2 * block.ff_inner, channels, block.ff_in_groups)
+    made |= _feed_forward(maker, "ff_out", channels, block.ff_inner, block.ff_out_groups)
     if block.ff_bias:
         made["ff_in_bias"] = maker.normal(2 * block.ff_inner, scale=0.3)
         made["ff_out_bias"] = maker.normal(channels, scale=0.3)
@@ -147,6 +160,15 @@ def _run_attention(
     return arithmetic.linear(result, get("out_weight"), get("out_bias"))
 
 
+def _weight(given: dict[str, Any], name: str, dtype: torch.dtype) -> torch.Tensor:
+    """A weight of the feed-forward, or what a quantised one stands for."""
+    weight, scale = given[f"{name}_weight"], given.get(f"{name}_scale")
+    if scale is None:
+        return weight
+    scale = scale.view(weight.shape[0], -1, 1)
+    return (weight.to(scale.dtype).view(*scale.shape[:2], -1) * scale).view(weight.shape).to(dtype)
+
+
 def _run(
     arithmetic: _Arithmetic,
     hidden_states: torch.Tensor,
@@ -161,9 +183,10 @@ def _run(
     for number in (1, 2) if given.get("attn2_q_weight") is not None else (1,):
         normalised = norm(f"norm{number}", hidden_states)
         hidden_states = _run_attention(arithmetic, f"attn{number}", normalised, given, heads) + hidden_states
-    inner = arithmetic.linear(norm("norm3", hidden_states), given["ff_in_weight"], given.get("ff_in_bias"))
+    ff_in, ff_out = (_weight(given, name, hidden_states.dtype) for name in ("ff_in", "ff_out"))
+    inner = arithmetic.linear(norm("norm3", hidden_states), ff_in, given.get("ff_in_bias"))
     gated = arithmetic.gate(inner, None, activation_type)
-    return arithmetic.linear(gated, given["ff_out_weight"], given.get("ff_out_bias")) + hidden_states
+    return arithmetic.linear(gated, ff_out, given.get("ff_out_bias")) + hidden_states
 
 
 def _softmax_attention(
@@ -246,6 +269,10 @@ def _form_cases() -> list[Case]:
         of("not_affine", Block(affine=False)),
         of("no_vectors", Block(affine=False, ff_bias=False, attn1=replace(own, out_bias=False), attn2=None)),
         of("silu", Block(activation_type=gated_activation.GATED_SILU)),
+        *(
+            of(f"quantized_{groups[0]}_{groups[1]}", Block(ff_in_groups=groups[0], ff_out_groups=groups[1]))
+            for groups in ((0, 0), (1, 1), (0, None), (None, 0), (3, 5), (24, 40))
+        ),
         *(of(f"mask_{name}", Block(attn1=first, attn2=second)) for name, first, second in masked),
         *(of(f"norm_epsilon_{epsilon:g}", Block(norm_epsilon=epsilon)) for epsilon in (0.0, 1e-3)),
     ]
@@ -271,7 +298,9 @@ def _size_cases() -> list[Case]:
 
 
 def _model_cases() -> list[Case]:
-    def model(heads: int, head_size: int, tokens: int, features: int, **others: Any) -> Case:
+    def model(
+        heads: int, head_size: int, tokens: int, features: int, name: str = "model", **others: Any
+    ) -> Case:
         channels = heads * head_size
         cross = Attention(context=(77, features), adjacent=True)
         block = Block(
@@ -283,12 +312,14 @@ def _model_cases() -> list[Case]:
             attn1=Attention(adjacent=True),
             attn2=cross,
         )
-        return of(f"model_{tokens}x{channels}", replace(block, **others), heavy=True)
+        return of(f"{name}_{tokens}x{channels}", replace(block, **others), heavy=True)
 
     return [
         model(8, 160, 64, 768, attn1=Attention(), attn2=Attention(context=(77, 768))),
         model(10, 64, 256, 1024),
         model(8, 40, 1024, 768, layout=layouts.transposed),
+        model(8, 160, 64, 768, "quantized_model", ff_in_groups=0, ff_out_groups=0),
+        model(10, 64, 256, 1024, "quantized_model", ff_in_groups=5, ff_out_groups=40),
     ]
 
 
@@ -298,6 +329,8 @@ def _layout_cases() -> list[Case]:
     vectors = [f"attn{number}_{part}_bias" for number in (1, 2) for part in ("q", "k", "v", "out")]
     vectors += [f"norm{number}_{part}" for number in (1, 2, 3) for part in ("weight", "bias")]
     vectors += ["ff_in_bias", "ff_out_bias"]
+    quantized = ("ff_in_weight", "ff_in_scale", "ff_out_weight", "ff_out_scale")
+    quantized_block = Block(ff_in_groups=3, ff_out_groups=5)
     masked = Block(attn1=Attention(mask="rank_4_full"), attn2=Attention((5, 20), mask="rank_3_full"))
     weight_layouts = {
         name: layouts.ROWS[name]
@@ -322,6 +355,10 @@ def _layout_cases() -> list[Case]:
             for name, layout in weight_layouts.items()
         ),
         *(
+            _changed(f"quantized_weights_{name}", _with_layout(layout, *quantized), quantized_block)
+            for name, layout in weight_layouts.items()
+        ),
+        *(
             _changed(f"vectors_{name}", _with_layout(layout, *vectors), Block(qkv_bias=True))
             for name, layout in layouts.VECTORS.items()
         ),
@@ -342,18 +379,25 @@ def _random(maker: Maker, random: Random) -> Arguments:
             out_bias=bool(random.randrange(4)),
         )
 
+    def groups(columns: int) -> int | None:
+        divisors = [count for count in range(1, columns + 1) if columns % count == 0]
+        return random.choice((None, None, 0, random.choice(divisors)))
+
     own_first = random.randrange(4) > 0
+    channels, ff_inner = random.randint(1, 40), random.randint(1, 40)
     block = Block(
         batch=random.randint(0 if random.randrange(8) == 0 else 1, 3),
         tokens=random.randint(1, 12),
-        channels=random.randint(1, 40),
+        channels=channels,
         heads=random.randint(1, 4),
         head_size=random.randint(1, 20),
         attn1=attention(own_first),
         attn2=None if random.randrange(4) == 0 else attention(random.randrange(3) == 0),
         qkv_bias=bool(random.randrange(2)),
         affine=bool(random.randrange(4)),
-        ff_inner=random.randint(1, 40),
+        ff_inner=ff_inner,
+        ff_in_groups=groups(channels),
+        ff_out_groups=groups(ff_inner),
         ff_bias=bool(random.randrange(4)),
         activation_type=random.choice(tuple(gated_activation.ACTIVATIONS.values())),
     )

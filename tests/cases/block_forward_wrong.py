@@ -207,6 +207,74 @@ def _second_attention(table: _Table) -> None:
         table.refuse_tensor(f"attn2_{part}", "none", "is None, must be a tensor", lambda maker: None)
 
 
+def _quantized(table: _Table) -> None:
+    """Weights of the feed-forward as int8: each with its scale, its scale with it."""
+    for name in ("ff_in", "ff_out"):
+        weight, scale = f"{name}_weight", f"{name}_scale"
+        rows, columns = table.sample[weight].shape
+
+        def refuse(
+            case_id: str,
+            text: str,
+            bytes_of: Callable[[Maker], torch.Tensor | None],
+            scale_of: Callable[[Maker], torch.Tensor | None],
+            weight: str = weight,
+            scale: str = scale,
+            **others,
+        ) -> None:
+            table.refuse(
+                f"{weight}_{case_id}",
+                text,
+                lambda maker: {weight: bytes_of(maker), scale: scale_of(maker)},
+                **others,
+            )
+
+        def int8(maker: Maker, rows: int = rows, columns: int = columns) -> torch.Tensor:
+            return torch.ones(rows, columns, dtype=torch.int8, device=maker.device)
+
+        def float32(*sizes: int) -> Callable[[Maker], torch.Tensor]:
+            return lambda maker: maker.like(torch.float32).normal(*sizes)
+
+        refuse(
+            "int8_alone", f"{scale} is None, must be a tensor where {weight} is int8", int8, lambda maker: None
+        )
+        for dtype in ("float32", "float16", "uint8"):
+            refuse(
+                f"{dtype}_with_scale",
+                f"{weight} has dtype {dtype}, must be int8 where {scale} is given",
+                lambda maker, dtype=dtype, int8=int8: int8(maker).to(getattr(torch, dtype)),
+                float32(rows),
+            )
+        for dtype in ("float16", "float64", "int8"):
+            refuse(
+                f"scale_{dtype}",
+                f"{scale} has dtype {dtype}, must be float32",
+                int8,
+                lambda maker, dtype=dtype, rows=rows: torch.ones(
+                    rows, dtype=getattr(torch, dtype), device=maker.device
+                ),
+            )
+        must = f"[{rows}] or [{rows}, G], the rows of {weight} and a divisor of its {columns} columns"
+        for sizes in ([], [1], [rows + 1], [1, rows], [rows, 0], [rows, 7], [rows, 2 * columns], [rows, 1, 1]):
+            refuse(
+                f"scale_{_size(sizes)}", f"{scale} has shape {sizes}, must be {must}", int8, float32(*sizes)
+            )
+        refuse(
+            "scale_on_cpu",
+            f"{scale} is on cpu, must be on cuda:0, the device of hidden_states",
+            int8,
+            lambda maker, rows=rows: torch.ones(rows),
+            only_on="cuda",
+        )
+        refuse(
+            "int8_on_cpu",
+            f"{weight} is on cpu, must be on cuda:0, the device of hidden_states",
+            lambda maker, int8=int8: int8(maker).cpu(),
+            float32(rows),
+            only_on="cuda",
+        )
+
+
 def _scalars(table: _Table) -> None:
     for heads in (0, -1, 3, 5, 32):
         table.refuse(
@@ -231,6 +299,6 @@ def _scalars(table: _Table) -> None:
 def wrong(base: Callable[[Maker], Arguments]) -> list[Wrong]:
     """Variations of `base`: two attentions of 16 rows, a context in the second, masks and all biases."""
     table = _Table(base)
-    for add in (_inputs, _matrices, _vectors, _masks, _second_attention, _scalars):
+    for add in (_inputs, _matrices, _vectors, _masks, _second_attention, _quantized, _scalars):
         add(table)
     return table.found

@@ -170,12 +170,124 @@ std::vector<wrong> all_wrong() {
         (ends_with(name, "_weight") && name.compare(0, 4, "norm") != 0 && name != "attn2_q_weight");
     append(all, wrong_tensor<block_arguments>(name, argument(name), required, "hidden_states"));
   }
+  // An int8 weight of the feed-forward lacks its scale, and is told so.
+  std::erase_if(all, [](const wrong &each) {
+    return each.name == "ff_in_weight_of_dtype_" + std::to_string(DS_INT8) ||
+           each.name == "ff_out_weight_of_dtype_" + std::to_string(DS_INT8);
+  });
   append(all, wrong_vectors());
   append(all, wrong_matrices());
   append(all, wrong_contexts_and_masks());
   append(all, wrong_others());
   append(all, left_overs());
   return all;
+}
+
+// Both weights of the feed-forward quantised: [20, 12] with a scale of [20], [12, 10] with one of [12, 5].
+struct quantized_arguments : block_case {
+  quantized_arguments()
+      : block_case(
+            {.dtype = DS_FLOAT16, .ff_in_groups = 1, .ff_out_groups = 5, .attn2 = {.present = false}}) {}
+};
+
+using wrong_quantized = wrong_argument<quantized_arguments>;
+
+std::vector<wrong_quantized> wrong_kinds(const std::string &layer) {
+  const std::string weight = layer + "_weight", scale = layer + "_scale";
+  std::vector<wrong_quantized> all;
+  const auto add = [&](const std::string &name, const std::string &way,
+                       const std::function<void(tensor &)> &spoil, ds_status status,
+                       const std::string &message) {
+    all.push_back(
+        {name + "_" + way, [name, spoil](quantized_arguments &a) { spoil(a.at(name)); }, status, message});
+  };
+  add(
+      weight, "missing", [](tensor &t) { t.given = false; }, DS_E_NULL,
+      weight + " is None, must be a tensor");
+  add(
+      scale, "missing", [](tensor &t) { t.given = false; }, DS_E_NULL,
+      scale + " is None, must be a tensor where " + weight + " is int8");
+  for (const ds_dtype dtype : {DS_FLOAT16, DS_FLOAT32, DS_UINT8, DS_INT32, DS_DTYPE_OTHER})
+    add(
+        weight, "of_dtype_" + std::to_string(dtype), [dtype](tensor &t) { t.dtype = dtype; }, DS_E_DTYPE,
+        weight + " has dtype " + ds_dtype_name(dtype) + ", must be int8 where " + scale + " is given");
+  for (const ds_dtype dtype : {DS_FLOAT16, DS_BFLOAT16, DS_FLOAT64, DS_INT8, DS_DTYPE_OTHER})
+    add(
+        scale, "of_dtype_" + std::to_string(dtype), [dtype](tensor &t) { t.dtype = dtype; }, DS_E_DTYPE,
+        scale + " has dtype " + ds_dtype_name(dtype) + ", must be float32");
+  for (const std::string &name : {weight, scale}) {
+    add(
+        name, "without_memory", [](tensor &t) { t.data = nullptr; }, DS_E_NULL,
+        name + " has no memory, must have its elements in memory");
+    add(
+        name, "on_unknown_device", [](tensor &t) { t.device_type = DS_DEVICE_OTHER; }, DS_E_DEVICE,
+        name + " is on a device that is not supported, must be on the CPU or a CUDA device");
+    add(
+        name, "on_another_device", [](tensor &t) { t.device_type = DS_CUDA; }, DS_E_DEVICE,
+        name + " is on cuda:0, must be on cpu, the device of hidden_states");
+  }
+  return all;
+}
+
+std::vector<wrong_quantized> wrong_layouts() {
+  std::vector<wrong_quantized> all;
+  const auto shape = [&](const std::string &name, const index_list &sizes, const std::string &message) {
+    all.push_back({name + "_shape_" + std::to_string(all.size()),
+                   [name, sizes](quantized_arguments &a) {
+                     a.at(name).sizes = sizes;
+                     a.at(name).strides = contiguous_strides(sizes);
+                   },
+                   DS_E_SHAPE, name + " has shape " + message});
+  };
+  const auto strides = [&](const std::string &name, const index_list &steps, const std::string &message) {
+    all.push_back({name + "_strides_" + std::to_string(all.size()),
+                   [name, steps](quantized_arguments &a) { a.at(name).strides = steps; }, DS_E_STRIDE,
+                   name + message});
+  };
+  const std::string in_scale = ", must be [20] or [20, G], the rows of ff_in_weight and a divisor of its 12 "
+                               "columns";
+  for (const auto &[sizes, text] : {std::pair<index_list, std::string>{{}, "[]"},
+                                    {{1}, "[1]"},
+                                    {{19}, "[19]"},
+                                    {{1, 20}, "[1, 20]"},
+                                    {{20, 0}, "[20, 0]"},
+                                    {{20, 5}, "[20, 5]"},
+                                    {{20, 24}, "[20, 24]"},
+                                    {{19, 2}, "[19, 2]"},
+                                    {{20, 1, 1}, "[20, 1, 1]"}})
+    shape("ff_in_scale", sizes, text + in_scale);
+  shape("ff_out_scale", {12, 3},
+        "[12, 3], must be [12] or [12, G], the rows of ff_out_weight and a divisor of its 10 columns");
+  strides("ff_in_scale", {2}, " is not contiguous, must be contiguous");
+  strides("ff_out_scale", {1, 12}, " is not contiguous, must be contiguous");
+  shape("ff_in_weight", {20, 11}, "[20, 11], must be [N, 12], with hidden_states' last dimension");
+  shape("ff_out_weight", {12, 11},
+        "[12, 11], must be [12, 10], [channels of hidden_states, half the rows of ff_in_weight]");
+  strides("ff_in_weight", {24, 2}, " has stride 2 in its last dimension, must be 1");
+  strides("ff_out_weight", {1, 12}, " has stride 12 in its last dimension, must be 1");
+  return all;
+}
+
+std::vector<wrong_quantized> all_wrong_quantized() {
+  std::vector<wrong_quantized> all;
+  append(all, wrong_kinds("ff_in"));
+  append(all, wrong_kinds("ff_out"));
+  append(all, wrong_layouts());
+  return all;
+}
+
+class QuantizedBlockArguments : public testing::TestWithParam<wrong_quantized> {};
+
+INSTANTIATE_TEST_SUITE_P(Wrong, QuantizedBlockArguments, testing::ValuesIn(all_wrong_quantized()),
+                         name_of_wrong_argument<quantized_arguments>);
+
+TEST_P(QuantizedBlockArguments, AreRefused) {
+  quantized_arguments a;
+  plain_services services(true);
+  GetParam().spoil(a);
+  expect_refusal("block_forward", a.call(nullptr, &services.table), GetParam().status, GetParam().message);
+  EXPECT_EQ(services.calls, 0);
+  a.output.expect_untouched();
 }
 
 class BlockArguments : public testing::TestWithParam<wrong> {};

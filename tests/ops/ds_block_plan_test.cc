@@ -68,6 +68,40 @@ TEST(BlockPlan, ResidualsGoToAServiceThatAddsThem) {
   }
 }
 
+// (first output feature, number of them) of each product with so many input features but the attention's.
+std::vector<std::pair<int64_t, int64_t>> pieces(const plain_services &services, int64_t in_features) {
+  std::vector<std::pair<int64_t, int64_t>> all;
+  const void *start = nullptr;
+  for (const ds_linear_params &linear : services.linears)
+    if (linear.in_features == in_features && linear.out_features != 12) {
+      if (start == nullptr) start = linear.output;
+      all.emplace_back(static_cast<const uint16_t *>(linear.output) - static_cast<const uint16_t *>(start),
+                       linear.out_features);
+    }
+  return all;
+}
+
+TEST(BlockPlan, QuantizedWeightsBecomeCachedPieces) {
+  block_case block({.dtype = DS_FLOAT16,
+                    .batch = 1,
+                    .tokens = 1,
+                    .channels = 66,
+                    .ff_inner = 17001,
+                    .ff_in_groups = 1,
+                    .ff_out_groups = 1,
+                    .attn2 = {.present = false}});
+  plain_services services(true);
+  ASSERT_EQ(block.call(nullptr, &services.table), DS_OK);
+  EXPECT_EQ(pieces(services, 17001), (std::vector<std::pair<int64_t, int64_t>>{{0, 64}, {64, 2}}));
+  int64_t next = 0;
+  for (const auto &[first, count] : pieces(services, 66)) {
+    EXPECT_EQ(first, next);
+    EXPECT_LE(count * 66 * 2, 4 << 20);
+    next += count;
+  }
+  EXPECT_EQ(next, 34002);
+}
+
 TEST(BlockPlan, HeadsAreViewsOfTheProduct) {
   block_case block({.attn1 = {.neighbours = adjacency::all}, .attn2 = {.present = false}});
   plain_services services(true);

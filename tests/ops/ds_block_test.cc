@@ -91,6 +91,27 @@ TEST_P(Block, SupportsSwiGLU) {
   run_and_check({.activation_type = 4});
 }
 
+TEST_P(Block, TakesQuantizedWeights) {
+  for (const auto &[in_groups, out_groups] :
+       {std::pair{1, 1}, std::pair{1, 0}, std::pair{0, 1}, std::pair{3, 5}, std::pair{12, 10}})
+    for (const bool biases : {true, false})
+      run_and_check({.ff_in_groups = in_groups, .ff_out_groups = out_groups, .output_biases = biases},
+                    std::to_string(in_groups) + " and " + std::to_string(out_groups) + " groups");
+  run_and_check({.channels = 9, .head_size = 3, .ff_inner = 7, .ff_in_groups = 9, .ff_out_groups = 7});
+}
+
+// More of them than are dequantised at once.
+TEST_P(Block, TakesLargeQuantizedWeights) {
+  if (dtype() != DS_FLOAT16) return;
+  run_and_check({.batch = 1,
+                 .tokens = 2,
+                 .channels = 66,
+                 .ff_inner = 17001,
+                 .ff_in_groups = 1,
+                 .ff_out_groups = 1,
+                 .attn2 = {.present = false}});
+}
+
 TEST_P(Block, TakesHiddenStatesOfAnyStrides) {
   const index_list all_strides[] = {{60, 1, 5}, {100, 20, 1}, {90, 15, 1}, {12, 24, 1},
                                     {1, 30, 2}, {0, 12, 1},   {0, 0, 1}};

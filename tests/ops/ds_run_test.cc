@@ -38,6 +38,9 @@ ds_status launch_gated_activation(const ds_gated_activation_params *params, void
 ds_status launch_bias_add(const ds_bias_add_params *params, void *stream) {
   return launch(ds_bias_add_cpu, params, stream);
 }
+ds_status launch_dequantize(const ds_dequantize_params *params, void *stream) {
+  return launch(ds_dequantize_cpu, params, stream);
+}
 
 class Run : public testing::Test {
 protected:
@@ -47,6 +50,7 @@ protected:
     module_.layer_norm = launch_layer_norm;
     module_.gated_activation = launch_gated_activation;
     module_.bias_add = launch_bias_add;
+    module_.dequantize = launch_dequantize;
     context = {nullptr, &module_, this};
     launches = failing_launch = 0;
     last_stream = nullptr;
@@ -151,10 +155,25 @@ TEST_P(RunBlock, UsesTheModulesKernels) {
   EXPECT_NEAR(block.output.at({0, 2, 5}), expected[2][5], 1e-5);
 }
 
+TEST_P(RunBlock, DequantizesWeightsAtOnce) {
+  block_case block({.dtype = DS_FLOAT16,
+                    .batch = 1,
+                    .tokens = 2,
+                    .channels = 66,
+                    .ff_inner = 17001,
+                    .ff_in_groups = 1,
+                    .ff_out_groups = 1,
+                    .attn2 = {.present = false}});
+  ASSERT_EQ(call(block), DS_OK) << ds_error_message();
+  EXPECT_EQ(launches, GetParam() ? 5 : 6);
+  const grid expected = block_reference(block)(0);
+  EXPECT_NEAR(block.output.at({0, 1, 65}), expected[1][65], 0.02);
+}
+
 TEST_P(RunBlock, AFailingLaunchEndsTheCall) {
-  for (failing_launch = 1; failing_launch <= (GetParam() ? 4 : 5); failing_launch++) {
+  for (failing_launch = 1; failing_launch <= (GetParam() ? 6 : 7); failing_launch++) {
     launches = 0;
-    block_case block({});
+    block_case block({.ff_in_groups = 2, .ff_out_groups = 1});
     EXPECT_EQ(call(block), DS_E_CUDA);
     EXPECT_STREQ(ds_error_message(), "the device is on fire");
     EXPECT_EQ(launches, failing_launch);

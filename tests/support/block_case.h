@@ -29,6 +29,8 @@ struct block_options {
   int64_t heads = 3;
   int64_t head_size = 4;
   int64_t ff_inner = 10;
+  int64_t ff_in_groups = 0; // of each row of ff_in's weight, quantised; 0: it is not
+  int64_t ff_out_groups = 0;
   attention_options attn1 = {};
   attention_options attn2 = {};
   bool norms = true;
@@ -53,8 +55,8 @@ public:
       }
     add_attention("attn1", options.attn1);
     if (options.attn2.present) add_attention("attn2", options.attn2);
-    add_weight("ff_in_weight", 2 * options.ff_inner, options.channels);
-    add_weight("ff_out_weight", options.channels, options.ff_inner);
+    add_feed_forward("ff_in", 2 * options.ff_inner, options.channels, options.ff_in_groups);
+    add_feed_forward("ff_out", options.channels, options.ff_inner, options.ff_out_groups);
     if (options.output_biases) {
       add("ff_in_bias", {2 * options.ff_inner}, 0.0, 0.5);
       add("ff_out_bias", {options.channels}, 0.0, 0.5);
@@ -62,14 +64,12 @@ public:
   }
 
   ds_status call(const ds_context *context, const ds_services *services) {
-    const ds_block_arguments arguments = {get("hidden_states"), get("norm1_weight"),
-                                          get("norm1_bias"),    attention("attn1"),
-                                          get("norm2_weight"),  get("norm2_bias"),
-                                          attention("attn2"),   get("norm3_weight"),
-                                          get("norm3_bias"),    get("ff_in_weight"),
-                                          get("ff_in_bias"),    get("ff_out_weight"),
-                                          get("ff_out_bias"),   epsilon,
-                                          activation_type};
+    const ds_block_arguments arguments = {
+        get("hidden_states"), get("norm1_weight"), get("norm1_bias"),  attention("attn1"),
+        get("norm2_weight"),  get("norm2_bias"),   attention("attn2"), get("norm3_weight"),
+        get("norm3_bias"),    get("ff_in_weight"), get("ff_in_scale"), get("ff_in_bias"),
+        get("ff_out_weight"), get("ff_out_scale"), get("ff_out_bias"), epsilon,
+        activation_type};
     return ds_block_forward(context, services, &arguments, output.get());
   }
 
@@ -113,6 +113,19 @@ private:
   // Of a size that keeps products about as large as what goes in.
   void add_weight(const std::string &name, int64_t out_features, int64_t in_features) {
     add(name, {out_features, in_features}, 0.0, 1.5 / std::sqrt(static_cast<double>(in_features)));
+  }
+
+  // Scales of one group have a dimension for the groups in half of the cases.
+  void add_feed_forward(const std::string &prefix, int64_t out_features, int64_t in_features,
+                        int64_t groups) {
+    if (groups == 0) return add_weight(prefix + "_weight", out_features, in_features);
+    const index_list sizes = {out_features, in_features};
+    tensors_[prefix + "_weight"] = std::make_unique<tensor>(DS_INT8, sizes, next_seed_++, -0.5, 127.5);
+    const bool vector = groups == 1 && out_features % 2 == 0;
+    const double scale = 1.5 / std::sqrt(static_cast<double>(in_features)) / 128;
+    tensors_[prefix + "_scale"] = std::make_unique<tensor>(
+        DS_FLOAT32, vector ? index_list{out_features} : index_list{out_features, groups}, next_seed_++, scale,
+        scale / 2);
   }
 
   void add_attention(const std::string &prefix, const attention_options &attention) {

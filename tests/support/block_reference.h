@@ -51,13 +51,14 @@ public:
   }
 
   grid linear(const std::string &name, const grid &x) {
-    tensor &weight = block_.at(name + "_weight");
-    grid result(x.size(), std::vector<double>(static_cast<size_t>(weight.sizes[0])));
+    const int64_t features = block_.at(name + "_weight").sizes[0];
+    grid result(x.size(), std::vector<double>(static_cast<size_t>(features)));
     for (size_t row = 0; row < x.size(); row++)
       for (size_t out = 0; out < result[row].size(); out++) {
         result[row][out] = vector_at(name + "_bias", out, 0.0);
         for (size_t in = 0; in < x[row].size(); in++)
-          result[row][out] += x[row][in] * weight.at({static_cast<int64_t>(out), static_cast<int64_t>(in)});
+          result[row][out] +=
+              x[row][in] * weight_at(name, static_cast<int64_t>(out), static_cast<int64_t>(in));
       }
     return result;
   }
@@ -100,6 +101,15 @@ public:
   }
 
 private:
+  // What the weight stands for, where it is quantised.
+  double weight_at(const std::string &name, int64_t out, int64_t in) {
+    tensor &weight = block_.at(name + "_weight");
+    if (!block_.has(name + "_scale")) return weight.at({out, in});
+    tensor &scale = block_.at(name + "_scale");
+    if (scale.sizes.size() == 1) return weight.at({out, in}) * scale.at({out});
+    return weight.at({out, in}) * scale.at({out, in / (weight.sizes[1] / scale.sizes[1])});
+  }
+
   double vector_at(const std::string &name, size_t index, double otherwise) {
     return block_.has(name) ? block_.at(name).at({static_cast<int64_t>(index)}) : otherwise;
   }

@@ -104,7 +104,8 @@ void add_attention(arguments &to, const std::string &name, int64_t features) {
   to[name + "_out_bias"] = tensor({6});
 }
 
-// What no error leads to: a context of other sizes than the hidden states, and all of masks' forms.
+// What no error leads to: a context of other sizes than the hidden states, all of masks' forms, and groups of
+// a quantised weight.
 void add_block_forward(std::vector<call_spec> &calls) {
   const std::string op = "block_forward";
   arguments own = {{"hidden_states", tensor({2, 3, 6})}, {"ff_in_weight", tensor({10, 6})},
@@ -123,6 +124,12 @@ void add_block_forward(std::vector<call_spec> &calls) {
   add_attention(both, "attn2", 7);
   calls.push_back({op, "both", both, ""});
   calls.push_back({op, "self_attention_alone", own, ""});
+  calls.push_back({op, "quantized",
+                   with(own, {{"ff_in_weight", tensor_spec{{10, 6}, layout::transposed, DS_INT8}},
+                              {"ff_in_scale", tensor({10, 3}, layout::transposed)},
+                              {"ff_out_weight", tensor_spec{{6, 5}, layout::contiguous, DS_INT8}},
+                              {"ff_out_scale", tensor({6})}}),
+                   ""});
   calls.push_back({op, "copies",
                    with(both, {{"hidden_states", tensor({2, 3, 6}, layout::transposed)},
                                {"attn2_context", tensor({2, 4, 7}, layout::transposed)},
