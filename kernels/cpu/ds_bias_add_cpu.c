@@ -1,9 +1,6 @@
 #include "ds_cpu_dispatch.h"
 #include "ds_cpu_tile.h"
 
-// The sum of an absent term leaves every number as it is, the negative zero included.
-static const float no_bias = -0.0f;
-
 typedef struct bias_add_task {
   const ds_bias_add_params *params;
   ds_tile_shape shape;
@@ -43,15 +40,15 @@ static void bias_add_rows(const bias_add_task *task, int64_t first_row, int rows
   const ds_tile output = ds_tile_locate(&params->output, dtype, first_row, rows);
 
   for (int64_t col = 0; col < params->cols; col += task->shape.cols) {
-    const int64_t count = params->cols - col < task->shape.cols ? params->cols - col : task->shape.cols;
+    const int64_t count = ds_piece(params->cols, col, task->shape.cols);
     const float *in[DS_TILE_MAX_ROWS], *add[DS_TILE_MAX_ROWS];
     float *out[DS_TILE_MAX_ROWS];
-    const float *bias = ds_vector_read(dtype, params->bias, col, count, no_bias, bias_scratch);
+    const float *bias = ds_vector_read(dtype, params->bias, col, count, ds_no_bias, bias_scratch);
     ds_tile_read(&input, col, count, input_scratch, pitch, in);
     ds_tile_start_write(&output, col, input_scratch, pitch, out);
     if (other.rows > 0) {
       const float *other_bias =
-          ds_vector_read(dtype, params->other_bias, col, count, no_bias, other_bias_scratch);
+          ds_vector_read(dtype, params->other_bias, col, count, ds_no_bias, other_bias_scratch);
       ds_tile_read(&other, col, count, other_scratch, pitch, add);
       for (int i = 0; i < rows; i++) {
         // Rows that are added in place stream by themselves.
@@ -70,8 +67,7 @@ static void bias_add_row_range(int64_t begin, int64_t end, void *argument) {
   const bias_add_task *task = (const bias_add_task *)argument;
   for (int64_t tile = begin; tile < end; tile++) {
     const int64_t first_row = tile * task->shape.rows;
-    const int64_t left = task->params->rows - first_row;
-    bias_add_rows(task, first_row, left < task->shape.rows ? (int)left : task->shape.rows);
+    bias_add_rows(task, first_row, (int)ds_piece(task->params->rows, first_row, task->shape.rows));
   }
 }
 
@@ -99,12 +95,12 @@ static void bias_add_columns(const ds_bias_add_params *params, int64_t row, int6
   const ds_tile input = ds_tile_locate_columns(&params->input, dtype, row, first_col, cols);
   const ds_tile other = ds_tile_locate_columns(&params->other, dtype, row, first_col, cols);
   const ds_tile output = ds_tile_locate_columns(&params->output, dtype, row, first_col, cols);
-  const float *bias = ds_vector_read(dtype, params->bias, first_col, cols, no_bias, bias_scratch);
+  const float *bias = ds_vector_read(dtype, params->bias, first_col, cols, ds_no_bias, bias_scratch);
   const float *other_bias =
-      ds_vector_read(dtype, params->other_bias, first_col, cols, no_bias, other_bias_scratch);
+      ds_vector_read(dtype, params->other_bias, first_col, cols, ds_no_bias, other_bias_scratch);
 
   for (int64_t done = 0; done < count; done += run) {
-    const int64_t now = count - done < run ? count - done : run;
+    const int64_t now = ds_piece(count, done, run);
     const float *in[DS_TILE_MAX_ROWS], *add[DS_TILE_MAX_ROWS];
     float *out[DS_TILE_MAX_ROWS];
     ds_tile_read(&input, done, now, input_scratch, pitch, in);
@@ -138,7 +134,7 @@ static void bias_add_column_range(int64_t begin, int64_t end, void *argument) {
     }
     const int step = columns_at_a_time(count);
     for (int64_t col = 0; col < params->cols; col += step)
-      bias_add_columns(params, row, count, col, params->cols - col < step ? (int)(params->cols - col) : step);
+      bias_add_columns(params, row, count, col, (int)ds_piece(params->cols, col, step));
     row += count;
   }
 }
@@ -159,7 +155,6 @@ ds_status DS_CPU_NAME(ds_bias_add_cpu)(const ds_bias_add_params *params, ds_para
   bias_add_task task = {params, ds_tile_shape_for(params->dtype, params->cols, &params->input, &params->other,
                                                   &params->output)};
   if (by_columns) task.shape.rows = 64;
-  const int64_t tiles = (params->rows - 1) / task.shape.rows + 1;
-  return ds_parallel_for(parallel_for, 0, tiles, ds_tile_grain(task.shape.rows, params->cols),
-                         by_columns ? bias_add_column_range : bias_add_row_range, &task);
+  return ds_parallel_for_tiles(parallel_for, params->rows, params->cols, task.shape.rows,
+                               by_columns ? bias_add_column_range : bias_add_row_range, &task);
 }

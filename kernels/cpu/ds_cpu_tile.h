@@ -8,6 +8,7 @@
 #define DS_CPU_TILE_H
 
 #include "ds_cpu_convert.h"
+#include "ds_parallel.h"
 #include "ds_rows.h"
 #include <stddef.h>
 
@@ -33,6 +34,11 @@ typedef struct ds_tile {
   int64_t next;                // bytes from a row to the same row of the tile behind this one
   char *row[DS_TILE_MAX_ROWS]; // first element of each
 } ds_tile;
+
+// Elements from `first` on, of `count` in all, that a piece of at most `most` takes.
+static inline int64_t ds_piece(int64_t count, int64_t first, int64_t most) {
+  return count - first < most ? count - first : most;
+}
 
 // Whether a view's rows can be used as float arrays where they lie: tensors may start at odd addresses.
 static inline int ds_tile_is_direct(const ds_rows *view, ds_dtype dtype) {
@@ -147,7 +153,7 @@ DS_NOT_INLINE void ds_tile_copy_in(const ds_tile *tile, int64_t first_col, int64
   }
   char block[DS_TILE_MAX_ROWS * DS_BLOCK_COLS * sizeof(float)];
   for (int64_t col = 0; col < cols; col += DS_BLOCK_COLS) {
-    const int count = cols - col < DS_BLOCK_COLS ? (int)(cols - col) : DS_BLOCK_COLS;
+    const int count = (int)ds_piece(cols, col, DS_BLOCK_COLS);
     ds_tile_gather_block(tile, first_col + col, count, block);
     for (int i = 0; i < tile->rows; i++)
       ds_load_run(tile->dtype, block + (ptrdiff_t)i * DS_BLOCK_COLS * tile->bytes, count,
@@ -191,12 +197,15 @@ static inline void ds_tile_finish_write(const ds_tile *tile, int64_t first_col, 
   }
   char block[DS_TILE_MAX_ROWS * DS_BLOCK_COLS * sizeof(float)];
   for (int64_t col = 0; col < cols; col += DS_BLOCK_COLS) {
-    const int count = cols - col < DS_BLOCK_COLS ? (int)(cols - col) : DS_BLOCK_COLS;
+    const int count = (int)ds_piece(cols, col, DS_BLOCK_COLS);
     for (int i = 0; i < tile->rows; i++)
       ds_store_run(tile->dtype, row[i] + col, count, block + (ptrdiff_t)i * DS_BLOCK_COLS * tile->bytes);
     ds_tile_scatter_block(tile, first_col + col, count, block);
   }
 }
+
+// For ds_vector_read: the sum of an absent bias leaves every number as it is, the negative zero included.
+static const float ds_no_bias = -0.0f;
 
 // `cols` elements of a contiguous vector from first_col on; where there is no vector, `neutral` repeated.
 static inline const float *ds_vector_read(ds_dtype dtype, const void *vector, int64_t first_col, int64_t cols,
@@ -211,11 +220,14 @@ static inline const float *ds_vector_read(ds_dtype dtype, const void *vector, in
   return scratch;
 }
 
-// The least number of tiles of rows × cols elements that is worth another thread.
-static inline int64_t ds_tile_grain(int64_t rows, int64_t cols) {
-  const int64_t worthwhile = 32768;
-  if (cols >= worthwhile / rows) return 1;
-  return (worthwhile + rows * cols - 1) / (rows * cols);
+// Calls `range` on tiles that cover rows × cols, both at least 1: tile i begins at row i · tile_rows. As many
+// go together as are worth another thread.
+static inline ds_status ds_parallel_for_tiles(ds_parallel_for_fn parallel_for, int64_t rows, int64_t cols,
+                                              int64_t tile_rows, ds_range_fn range, void *task) {
+  const int64_t worthwhile = 32768; // elements
+  const int64_t tiles = (rows - 1) / tile_rows + 1;
+  const int64_t grain = cols >= worthwhile / tile_rows ? 1 : (worthwhile - 1) / (tile_rows * cols) + 1;
+  return ds_parallel_for(parallel_for, 0, tiles, grain, range, task);
 }
 
 #endif

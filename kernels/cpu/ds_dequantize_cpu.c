@@ -1,5 +1,5 @@
-#include "ds_cpu_convert.h"
 #include "ds_cpu_dispatch.h"
+#include "ds_cpu_tile.h"
 
 // Elements that pass through scratch on their way to a 16-bit type: few enough to stay in the first cache.
 enum { RUN = 1024 };
@@ -16,7 +16,7 @@ static void dequantize_group(ds_dtype dtype, const int8_t *weight, float scale, 
   }
   float scratch[RUN];
   for (int64_t first = 0; first < count; first += RUN) {
-    const int64_t run = count - first < RUN ? count - first : RUN;
+    const int64_t run = ds_piece(count, first, RUN);
     scale_run(weight + first, scale, run, scratch);
     ds_store_run(dtype, scratch, run, output + first * 2);
   }
@@ -38,7 +38,6 @@ static void dequantize_rows(int64_t begin, int64_t end, void *argument) {
 ds_status DS_CPU_NAME(ds_dequantize_cpu)(const ds_dequantize_params *params,
                                          ds_parallel_for_fn parallel_for) {
   if (params->rows <= 0 || params->cols <= 0) return DS_OK;
-  const int64_t worthwhile = 32768; // elements for another thread
-  const int64_t grain = params->cols >= worthwhile ? 1 : (worthwhile - 1) / params->cols + 1;
-  return ds_parallel_for(parallel_for, 0, params->rows, grain, dequantize_rows, (void *)(uintptr_t)params);
+  return ds_parallel_for_tiles(parallel_for, params->rows, params->cols, 1, dequantize_rows,
+                               (void *)(uintptr_t)params);
 }

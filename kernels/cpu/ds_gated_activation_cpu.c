@@ -2,9 +2,6 @@
 #include "ds_cpu_dispatch.h"
 #include "ds_cpu_tile.h"
 
-// The sum of an absent bias leaves every number as it is, the negative zero included.
-static const float no_bias = -0.0f;
-
 typedef struct gated_activation_task {
   const ds_gated_activation_params *params;
   ds_rows output;
@@ -37,12 +34,12 @@ static void gated_activation_rows(const gated_activation_task *task, int64_t fir
   const ds_tile output = ds_tile_locate(&task->output, dtype, first_row, rows);
 
   for (int64_t col = 0; col < cols; col += task->shape.cols) {
-    const int64_t count = cols - col < task->shape.cols ? cols - col : task->shape.cols;
+    const int64_t count = ds_piece(cols, col, task->shape.cols);
     const float *value[DS_TILE_MAX_ROWS], *gate[DS_TILE_MAX_ROWS];
     float *out[DS_TILE_MAX_ROWS];
-    const float *value_bias = ds_vector_read(dtype, params->bias, col, count, no_bias, value_bias_scratch);
+    const float *value_bias = ds_vector_read(dtype, params->bias, col, count, ds_no_bias, value_bias_scratch);
     const float *gate_bias =
-        ds_vector_read(dtype, params->bias, cols + col, count, no_bias, gate_bias_scratch);
+        ds_vector_read(dtype, params->bias, cols + col, count, ds_no_bias, gate_bias_scratch);
     ds_tile_read(&input, col, count, value_scratch, pitch, value);
     ds_tile_read(&input, cols + col, count, gate_scratch, pitch, gate);
     ds_tile_start_write(&output, col, value_scratch, pitch, out);
@@ -62,8 +59,7 @@ static void gated_activation_range(int64_t begin, int64_t end, void *argument) {
   const gated_activation_task *task = (const gated_activation_task *)argument;
   for (int64_t tile = begin; tile < end; tile++) {
     const int64_t first_row = tile * task->shape.rows;
-    const int64_t left = task->params->rows - first_row;
-    gated_activation_rows(task, first_row, left < task->shape.rows ? (int)left : task->shape.rows);
+    gated_activation_rows(task, first_row, (int)ds_piece(task->params->rows, first_row, task->shape.rows));
   }
 }
 
@@ -73,7 +69,6 @@ ds_status DS_CPU_NAME(ds_gated_activation_cpu)(const ds_gated_activation_params 
   const ds_rows output = ds_rows_contiguous(params->output, params->rows, params->cols);
   gated_activation_task task = {
       params, output, ds_tile_shape_for(params->dtype, params->cols, &params->input, &output, &output)};
-  const int64_t tiles = (params->rows - 1) / task.shape.rows + 1;
-  return ds_parallel_for(parallel_for, 0, tiles, ds_tile_grain(task.shape.rows, params->cols),
-                         gated_activation_range, &task);
+  return ds_parallel_for_tiles(parallel_for, params->rows, params->cols, task.shape.rows,
+                               gated_activation_range, &task);
 }

@@ -4,9 +4,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-// The sum of an absent bias or beta leaves every number as it is, the negative zero included.
-static const float no_bias = -0.0f;
-
 // Rows that are not read in place are staged whole, as float32, so that the passes over a row after the first
 // read neither memory nor 16-bit elements. Up to this many floats lie on the stack.
 #define STAGE_FLOATS 8192
@@ -104,10 +101,10 @@ DS_NOT_INLINE deviations sum_deviations(const float *row, float mean, int64_t co
 static row_statistics statistics_of(const float *row, int64_t cols, float epsilon) {
   double sum = 0.0, deviation = 0.0, squares = 0.0;
   for (int64_t col = 0; col < cols; col += SUM_COLS)
-    sum += sum_vector(row + col, cols - col < SUM_COLS ? cols - col : SUM_COLS);
+    sum += sum_vector(row + col, ds_piece(cols, col, SUM_COLS));
   const float mean = (float)(sum / (double)cols);
   for (int64_t col = 0; col < cols; col += SUM_COLS) {
-    const deviations part = sum_deviations(row + col, mean, cols - col < SUM_COLS ? cols - col : SUM_COLS);
+    const deviations part = sum_deviations(row + col, mean, ds_piece(cols, col, SUM_COLS));
     deviation += part.sum;
     squares += part.squares;
   }
@@ -147,9 +144,9 @@ static void stage_rows(const layer_norm_task *task, const ds_tile *input, int64_
   float residual_scratch[DS_TILE_FLOATS], bias_scratch[DS_TILE_MAX_COLS];
   const ds_tile residual = ds_tile_locate(&params->residual, params->dtype, first_row, input->rows);
   for (int64_t col = 0; col < params->cols; col += task->shape.cols) {
-    const int64_t count = params->cols - col < task->shape.cols ? params->cols - col : task->shape.cols;
+    const int64_t count = ds_piece(params->cols, col, task->shape.cols);
     const float *in[DS_TILE_MAX_ROWS], *add[DS_TILE_MAX_ROWS];
-    const float *bias = ds_vector_read(params->dtype, params->bias, col, count, no_bias, bias_scratch);
+    const float *bias = ds_vector_read(params->dtype, params->bias, col, count, ds_no_bias, bias_scratch);
     ds_tile_read(input, col, count, stage + col, task->pitch, in);
     ds_tile_read(&residual, col, count, residual_scratch, task->shape.pitch, add);
     for (int i = 0; i < input->rows; i++) {
@@ -176,10 +173,10 @@ static void normalize_rows(const layer_norm_task *task, int64_t first_row, int r
   const ds_tile output = ds_tile_locate(&task->output, params->dtype, first_row, rows);
   for (int i = 0; i < rows; i++) statistics[i] = statistics_of(row[i], params->cols, params->epsilon);
   for (int64_t col = 0; col < params->cols; col += task->shape.cols) {
-    const int64_t count = params->cols - col < task->shape.cols ? params->cols - col : task->shape.cols;
+    const int64_t count = ds_piece(params->cols, col, task->shape.cols);
     float *out[DS_TILE_MAX_ROWS];
     const float *gamma = ds_vector_read(params->dtype, params->gamma, col, count, 1.0f, gamma_scratch);
-    const float *beta = ds_vector_read(params->dtype, params->beta, col, count, no_bias, beta_scratch);
+    const float *beta = ds_vector_read(params->dtype, params->beta, col, count, ds_no_bias, beta_scratch);
     ds_tile_start_write(&output, col, output_scratch, task->shape.pitch, out);
     for (int i = 0; i < rows; i++) {
       ds_tile_prefetch_next(input, i, col, count);
@@ -216,8 +213,7 @@ static void layer_norm_range(int64_t begin, int64_t end, void *argument) {
   }
   for (int64_t tile = begin; tile < end; tile++) {
     const int64_t first_row = tile * task->shape.rows;
-    const int64_t left = task->params->rows - first_row;
-    layer_norm_tile(task, first_row, left < task->shape.rows ? (int)left : task->shape.rows, stage);
+    layer_norm_tile(task, first_row, (int)ds_piece(task->params->rows, first_row, task->shape.rows), stage);
   }
   if (stage != on_stack) free(stage);
 }
@@ -246,9 +242,8 @@ ds_status DS_CPU_NAME(ds_layer_norm_cpu)(const ds_layer_norm_params *params,
   task.pitch = (params->cols + 15) / 16 * 16 + 16;
   task.shape.rows = tile_rows(params, task.shape.rows, task.pitch);
   atomic_init(&task.status, DS_OK);
-  const int64_t tiles = (params->rows - 1) / task.shape.rows + 1;
-  DS_CHECK(ds_parallel_for(parallel_for, 0, tiles, ds_tile_grain(task.shape.rows, params->cols),
-                           layer_norm_range, &task));
+  DS_CHECK(ds_parallel_for_tiles(parallel_for, params->rows, params->cols, task.shape.rows, layer_norm_range,
+                                 &task));
   // The message belongs to the calling thread; the failure may have been another's.
   if (atomic_load_explicit(&task.status, memory_order_relaxed) != DS_OK)
     return ds_error(DS_E_MEMORY, "no memory for %lld bytes of scratch for rows of %lld columns",
