@@ -41,6 +41,20 @@ TEST_P(LayerNormCuda, MatchesReferenceForModels) {
   }
 }
 
+// So many rows that each has few threads, which have several vectors of it.
+TEST_P(LayerNormCuda, MatchesReferenceForManyRows) {
+  const auto rows_of = [](int64_t cols) { return 1800000 / cols + 3; };
+  for (const int64_t cols : {160, 320, 640, 1280}) {
+    run_and_check({.rows = rows_of(cols), .cols = cols});
+    run_and_check({.rows = rows_of(cols), .cols = cols, .bias = true, .residual = true, .sum = true});
+  }
+  run_and_check({.rows = rows_of(320), .cols = 320, .beta = false});
+  run_and_check({.rows = rows_of(320), .cols = 320, .sum = true});
+  for (const int64_t cols : {24, 328, 1152, 2568})
+    run_and_check({.rows = rows_of(cols), .cols = cols, .bias = true, .residual = true, .sum = true});
+  run_and_check({.rows = rows_of(640) - 1, .cols = 640, .input_layout = layout::blocks});
+}
+
 TEST_P(LayerNormCuda, MatchesReferenceWithAnyOptionalOperands) {
   for (unsigned choice = 0; choice < 32; choice++)
     for (const layout where : {layout::contiguous, layout::second_element, layout::column_major})
