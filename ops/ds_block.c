@@ -246,18 +246,20 @@ static ds_status feed_forward_linear(const ds_block_call *call, matrix input, pr
   return DS_OK;
 }
 
-// y = residual + ff_out(gated_activation(ff_in(normalised))).
-static ds_status feed_forward(const ds_block_call *call, matrix residual, void *y) {
+// gated = gated_activation(ff_in(normalised)).
+static ds_status project_and_gate(const ds_block_call *call, matrix gated) {
   const ds_block_arguments *arguments = call->arguments;
-  const int64_t rows = call->shape.rows, channels = call->shape.channels, inner = call->shape.ff_inner;
-  const matrix none = {NULL, 0}, output = {y, channels};
-  const matrix hidden = own_matrix(call, DS_BLOCK_FF_HIDDEN, 2 * inner);
-  const matrix gated = own_matrix(call, DS_BLOCK_FF_GATED, inner);
-  const projection out = {arguments->ff_out_weight, arguments->ff_out_bias, channels};
-
-  DS_CHECK(feed_forward_linear(call, own_matrix(call, DS_BLOCK_NORMALISED3, channels),
-                               (projection){arguments->ff_in_weight, NULL, 2 * inner}, arguments->ff_in_scale,
-                               DS_BLOCK_FF_IN_WEIGHT, none, hidden));
+  const int64_t rows = call->shape.rows, inner = call->shape.ff_inner;
+  const matrix normalised = own_matrix(call, DS_BLOCK_NORMALISED3, call->shape.channels);
+  if (call->gate_is_fused) {
+    ds_gated_linear_params params = ds_block_gated_linear(call);
+    params.input = normalised.data;
+    params.output = gated.data;
+    return call->services->gated_linear(call->services->host, &params);
+  }
+  const matrix none = {NULL, 0}, hidden = own_matrix(call, DS_BLOCK_FF_HIDDEN, 2 * inner);
+  DS_CHECK(feed_forward_linear(call, normalised, (projection){arguments->ff_in_weight, NULL, 2 * inner},
+                               arguments->ff_in_scale, DS_BLOCK_FF_IN_WEIGHT, none, hidden));
   const ds_gated_activation_params gate = {.dtype = call->dtype,
                                            .rows = rows,
                                            .cols = inner,
@@ -265,7 +267,18 @@ static ds_status feed_forward(const ds_block_call *call, matrix residual, void *
                                            .bias = data_or_null(arguments->ff_in_bias),
                                            .activation_type = (ds_activation_type)arguments->activation_type,
                                            .output = gated.data};
-  DS_CHECK(ds_run_gated_activation(call->context, call->device_type, &gate));
+  return ds_run_gated_activation(call->context, call->device_type, &gate);
+}
+
+// y = residual + ff_out(gated_activation(ff_in(normalised))).
+static ds_status feed_forward(const ds_block_call *call, matrix residual, void *y) {
+  const ds_block_arguments *arguments = call->arguments;
+  const int64_t rows = call->shape.rows, channels = call->shape.channels;
+  const matrix none = {NULL, 0}, output = {y, channels};
+  const matrix gated = own_matrix(call, DS_BLOCK_FF_GATED, call->shape.ff_inner);
+  const projection out = {arguments->ff_out_weight, arguments->ff_out_bias, channels};
+
+  DS_CHECK(project_and_gate(call, gated));
   if (call->services->linear_adds_residual)
     return feed_forward_linear(call, gated, out, arguments->ff_out_scale, DS_BLOCK_FF_OUT_WEIGHT, residual,
                                output);

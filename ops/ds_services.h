@@ -1,9 +1,10 @@
-// What block_forward needs from outside the library: scratch memory, matrix products, attention. The host
-// fills the table (ATen, cuBLASLt, or plain C in a test); the block never asks who did.
+// What operators of several steps need from outside the library: scratch memory, matrix products, attention. The host
+// fills the table (ATen, cuBLASLt, or plain C in a test); the operator never asks who did.
 #ifndef DS_SERVICES_H
 #define DS_SERVICES_H
 
 #include "ds_attention_params.h"
+#include "ds_gated_linear_params.h"
 #include "ds_linear_params.h"
 #include "ds_tensor.h"
 #include <stddef.h>
@@ -31,6 +32,12 @@ typedef struct ds_services {
   // address: of [batch, query_tokens, heads · head_size], contiguous, valid until the next call of attention
   // or the end of the operator's call.
   ds_status (*attention)(void *host, const ds_attention_params *params, const void **result);
+
+  // A linear with the gated activation of its result in one step, for the parameters that
+  // gated_linear_serves says yes to. It does not look at the addresses of input and output, which may not be
+  // known yet and are then aligned to DS_SCRATCH_ALIGNMENT. NULL, both: for none.
+  int (*gated_linear_serves)(void *host, const ds_gated_linear_params *params);
+  ds_status (*gated_linear)(void *host, const ds_gated_linear_params *params);
 } ds_services;
 
 #ifdef __cplusplus

@@ -1,5 +1,6 @@
 #include "ds_aten_services.h"
 #include "ds_aten.h"
+#include "ds_operator.h"
 #include "ds_torch_cuda.h"
 #include <string.h>
 
@@ -53,6 +54,12 @@ static ds_status linear_cpu(void *host, const ds_linear_params *params) {
   return status;
 }
 
+// The module's message, after the operator's name.
+static ds_status from_module(const ds_aten_services *self, ds_status status) {
+  if (status == DS_OK) return DS_OK;
+  return ds_error(status, DS_NAMESPACE "::%s: %s", self->op, self->context->cuda->error_message());
+}
+
 // Asks torch once for all products of the call.
 static ds_status find_precision(ds_aten_services *self) {
   if (self->like.dtype != DS_FLOAT32 || self->precision_is_known) return DS_OK;
@@ -67,8 +74,17 @@ static ds_status linear_cuda(void *host, const ds_linear_params *params) {
   ds_linear_params product = *params;
   DS_CHECK(find_precision(self));
   product.allow_tf32 = self->allow_tf32;
-  const ds_status status = cuda->linear(&product, self->workspace, self->context->stream);
-  return status == DS_OK ? DS_OK : ds_error(status, "ds_diffusers::block_forward: %s", cuda->error_message());
+  return from_module(self, cuda->linear(&product, self->workspace, self->context->stream));
+}
+
+static int gated_linear_serves(void *host, const ds_gated_linear_params *params) {
+  const ds_aten_services *self = host;
+  return self->context->cuda->gated_linear_serves(params);
+}
+
+static ds_status gated_linear(void *host, const ds_gated_linear_params *params) {
+  const ds_aten_services *self = host;
+  return from_module(self, self->context->cuda->gated_linear(params, self->context->stream));
 }
 
 // [batch, heads, tokens, head_size], as scaled_dot_product_attention takes it.
@@ -140,11 +156,11 @@ static ds_status keep_attention(ds_aten_services *self, AtenTensorHandle result,
   if (status == DS_OK) status = ds_aten_contiguous(transposed, &contiguous);
   if (status == DS_OK) status = ds_torch_describe(contiguous, &description);
   if (status == DS_OK && description.dtype != self->like.dtype)
-    status =
-        ds_error(DS_E_DTYPE,
-                 "ds_diffusers::block_forward: scaled_dot_product_attention returned %s, must be %s; call it "
-                 "outside of autocast",
-                 ds_dtype_name(description.dtype), ds_dtype_name(self->like.dtype));
+    status = ds_error(DS_E_DTYPE,
+                      DS_NAMESPACE
+                      "::%s: scaled_dot_product_attention returned %s, must be %s; call it outside of "
+                      "autocast",
+                      self->op, ds_dtype_name(description.dtype), ds_dtype_name(self->like.dtype));
   ds_torch_release(&transposed);
   if (status != DS_OK) {
     ds_torch_release(&contiguous);
@@ -158,10 +174,8 @@ static ds_status keep_attention(ds_aten_services *self, AtenTensorHandle result,
 
 static ds_status attention_cuda(const ds_aten_services *self, const ds_attention_params *params,
                                 const void **data) {
-  const ds_cuda_module *cuda = self->context->cuda;
-  const ds_status status = cuda->attention(params, self->context->stream);
   *data = params->output;
-  return status == DS_OK ? DS_OK : ds_error(status, "ds_diffusers::block_forward: %s", cuda->error_message());
+  return from_module(self, self->context->cuda->attention(params, self->context->stream));
 }
 
 static ds_status attention(void *host, const ds_attention_params *params, const void **data) {
@@ -188,17 +202,20 @@ static ds_status attention(void *host, const ds_attention_params *params, const 
   return status;
 }
 
-void ds_aten_services_begin(ds_aten_services *services, const ds_context *context,
-                            const ds_tensor *hidden_states) {
+void ds_aten_services_begin(ds_aten_services *services, const ds_context *context, const char *op,
+                            const ds_tensor *like) {
   memset(services, 0, sizeof *services);
-  const int on_cuda = hidden_states->device_type == DS_CUDA;
+  const int on_cuda = like->device_type == DS_CUDA;
   services->table = (ds_services){.host = services,
                                   .allocate = allocate,
                                   .linear = on_cuda ? linear_cuda : linear_cpu,
                                   .linear_adds_residual = on_cuda,
-                                  .attention = attention};
+                                  .attention = attention,
+                                  .gated_linear_serves = on_cuda ? gated_linear_serves : NULL,
+                                  .gated_linear = on_cuda ? gated_linear : NULL};
   services->context = context;
-  services->like = *hidden_states;
+  services->op = op;
+  services->like = *like;
 }
 
 void ds_aten_services_end(ds_aten_services *services) {

@@ -73,7 +73,7 @@ static ds_status run(ds_call *call) {
   a.block.attn2.heads = a.heads;
   DS_CHECK(ds_call_new_result(call, 0, a.block.hidden_states->rank, a.block.hidden_states->sizes));
   ds_aten_services services;
-  ds_aten_services_begin(&services, &call->context, a.block.hidden_states);
+  ds_aten_services_begin(&services, &call->context, call->definition->name, a.block.hidden_states);
   const ds_status status =
       ds_block_forward(&call->context, &services.table, &a.block, &call->result_tensors[0]);
   ds_aten_services_end(&services);

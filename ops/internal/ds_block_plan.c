@@ -83,6 +83,43 @@ static void plan_projections(ds_block_call *call, const ds_attention_shape *atte
   }
 }
 
+ds_gated_linear_params ds_block_gated_linear(const ds_block_call *call) {
+  const ds_block_arguments *arguments = call->arguments;
+  const int64_t inner = call->shape.ff_inner, channels = call->shape.channels;
+  return (ds_gated_linear_params){.dtype = call->dtype,
+                                  .rows = call->shape.rows,
+                                  .in_features = channels,
+                                  .cols = inner,
+                                  .input_row_stride = channels,
+                                  .weight = arguments->ff_in_weight->data,
+                                  .weight_row_stride = arguments->ff_in_weight->strides[0],
+                                  .bias = arguments->ff_in_bias == NULL ? NULL : arguments->ff_in_bias->data,
+                                  .activation_type = (ds_activation_type)arguments->activation_type,
+                                  .output_row_stride = inner};
+}
+
+// A quantised weight is dequantised in pieces, each with a product of its own.
+static int can_fuse_gate(const ds_block_call *call) {
+  const ds_services *services = call->services;
+  if (services->gated_linear_serves == NULL || call->arguments->ff_in_scale != NULL) return 0;
+  const ds_gated_linear_params params = ds_block_gated_linear(call);
+  return services->gated_linear_serves(services->host, &params);
+}
+
+static void plan_feed_forward(ds_block_call *call) {
+  const ds_block_shape *shape = &call->shape;
+  const ds_block_arguments *arguments = call->arguments;
+  call->gate_is_fused = can_fuse_gate(call);
+  if (!call->gate_is_fused)
+    plan_buffer(call, DS_BLOCK_FF_HIDDEN, shape->rows, 2 * shape->ff_inner, FF_IN, GATE);
+  plan_buffer(call, DS_BLOCK_FF_GATED, shape->rows, shape->ff_inner, call->gate_is_fused ? FF_IN : GATE,
+              FF_OUT);
+  if (!call->services->linear_adds_residual)
+    plan_buffer(call, DS_BLOCK_FF_PRODUCT, shape->rows, shape->channels, FF_OUT, ADD);
+  plan_dequantized(call, DS_BLOCK_FF_IN_WEIGHT, arguments->ff_in_weight, arguments->ff_in_scale, FF_IN);
+  plan_dequantized(call, DS_BLOCK_FF_OUT_WEIGHT, arguments->ff_out_weight, arguments->ff_out_scale, FF_OUT);
+}
+
 ds_status ds_block_plan(ds_block_call *call) {
   const ds_block_shape *shape = &call->shape;
   const ds_block_arguments *arguments = call->arguments;
@@ -105,11 +142,7 @@ ds_status ds_block_plan(ds_block_call *call) {
     plan_buffer(call, DS_BLOCK_SUM2, rows, channels, OUT2, ADD);
   }
   plan_buffer(call, DS_BLOCK_NORMALISED3, rows, channels, shape->attn2.present ? NORM3 : NORM2, FF_IN);
-  plan_buffer(call, DS_BLOCK_FF_HIDDEN, rows, 2 * shape->ff_inner, FF_IN, GATE);
-  plan_buffer(call, DS_BLOCK_FF_GATED, rows, shape->ff_inner, GATE, FF_OUT);
-  if (bare_products) plan_buffer(call, DS_BLOCK_FF_PRODUCT, rows, channels, FF_OUT, ADD);
-  plan_dequantized(call, DS_BLOCK_FF_IN_WEIGHT, arguments->ff_in_weight, arguments->ff_in_scale, FF_IN);
-  plan_dequantized(call, DS_BLOCK_FF_OUT_WEIGHT, arguments->ff_out_weight, arguments->ff_out_scale, FF_OUT);
+  plan_feed_forward(call);
 
   DS_CHECK(check_sizes(call));
   void *memory = NULL;

@@ -26,7 +26,7 @@ typedef enum ds_block_buffer {
   DS_BLOCK_PRODUCT2,
   DS_BLOCK_SUM2,
   DS_BLOCK_NORMALISED3,
-  DS_BLOCK_FF_HIDDEN,     // [rows, 2 · ff_inner]
+  DS_BLOCK_FF_HIDDEN,     // [rows, 2 · ff_inner], unless the gate is fused
   DS_BLOCK_FF_GATED,      // [rows, ff_inner]
   DS_BLOCK_FF_PRODUCT,    // [rows, channels]
   DS_BLOCK_FF_IN_WEIGHT,  // [features at once, channels]: rows of a quantised weight, dequantised
@@ -52,12 +52,16 @@ typedef struct ds_block_call {
   ds_dtype dtype;
   ds_projection_grouping grouping1;
   ds_projection_grouping grouping2;
+  int gate_is_fused; // the feed-forward's first product and its gated activation are one step
   ds_scratch_buffer buffers[DS_BLOCK_BUFFERS];
   char *memory;
 } ds_block_call;
 
 // Plans the buffers of a call whose fields up to dtype are set, and allocates them as one.
 ds_status ds_block_plan(ds_block_call *call);
+
+// The feed-forward's first product and its gated activation, without the addresses of input and output.
+ds_gated_linear_params ds_block_gated_linear(const ds_block_call *call);
 
 // Scales of each row of a quantised weight.
 static inline int64_t ds_block_groups(const ds_tensor *scale) {

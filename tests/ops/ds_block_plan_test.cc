@@ -102,6 +102,37 @@ TEST(BlockPlan, QuantizedWeightsBecomeCachedPieces) {
   EXPECT_EQ(next, 34002);
 }
 
+TEST(BlockPlan, AGatedLinearReplacesTheProductAndItsMemory) {
+  size_t bytes[2];
+  for (const bool serves : {false, true}) {
+    block_case block({.ff_inner = 1000, .activation_type = 4});
+    plain_services services(true, true);
+    services.serves_gated_linear = serves;
+    ASSERT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
+    EXPECT_EQ(services.linears.size(), serves ? 9u : 10u);
+    ASSERT_EQ(services.gated_linears.size(), serves ? 1u : 0u);
+    bytes[serves] = services.scratch_bytes;
+    if (!serves) continue;
+    const ds_gated_linear_params &gated = services.gated_linears[0];
+    EXPECT_EQ(gated.rows, 10);
+    EXPECT_EQ(gated.in_features, 12);
+    EXPECT_EQ(gated.cols, 1000);
+    EXPECT_EQ(gated.bias, block.at("ff_in_bias").data);
+    EXPECT_EQ(gated.activation_type, DS_ACTIVATION_GATED_SILU);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(gated.input) % DS_SCRATCH_ALIGNMENT, 0u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(gated.output) % DS_SCRATCH_ALIGNMENT, 0u);
+  }
+  EXPECT_GT(bytes[false], size_t{10 * 3 * 1000 * 4});
+  EXPECT_LT(bytes[true], size_t{10 * 2 * 1000 * 4});
+}
+
+TEST(BlockPlan, AQuantizedWeightIsNotAskedAbout) {
+  block_case block({.ff_in_groups = 1});
+  plain_services services(true, true);
+  ASSERT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
+  EXPECT_TRUE(services.gated_linears.empty());
+}
+
 TEST(BlockPlan, HeadsAreViewsOfTheProduct) {
   block_case block({.attn1 = {.neighbours = adjacency::all}, .attn2 = {.present = false}});
   plain_services services(true);

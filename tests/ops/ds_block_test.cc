@@ -1,4 +1,4 @@
-// block_forward on plain services against float64, with either way of adding the residual.
+// block_forward on plain services against float64, with either way of adding the residual and of gating.
 #include "block_reference.h"
 #include "parallel.h"
 #include "plain_services.h"
@@ -6,16 +6,17 @@
 namespace ds_tests {
 namespace {
 
-class Block : public testing::TestWithParam<std::tuple<bool, ds_dtype>> {
+class Block : public testing::TestWithParam<std::tuple<bool, bool, ds_dtype>> {
 protected:
   bool adds_residual() const { return std::get<0>(GetParam()); }
-  ds_dtype dtype() const { return std::get<1>(GetParam()); }
+  bool gates() const { return std::get<1>(GetParam()); }
+  ds_dtype dtype() const { return std::get<2>(GetParam()); }
 
   void run_and_check(block_options options, const std::string &what = "") {
     SCOPED_TRACE(what);
     options.dtype = dtype();
     block_case block(options);
-    plain_services services(adds_residual());
+    plain_services services(adds_residual(), gates());
     ASSERT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
     expect_result(block, block.output);
     EXPECT_EQ(services.allocations, 1);
@@ -38,13 +39,13 @@ protected:
   }
 };
 
-std::string name_of_service(const testing::TestParamInfo<std::tuple<bool, ds_dtype>> &info) {
+std::string name_of_service(const testing::TestParamInfo<std::tuple<bool, bool, ds_dtype>> &info) {
   return std::string(std::get<0>(info.param) ? "linear_adds_residual_" : "") +
-         ds_dtype_name(std::get<1>(info.param));
+         (std::get<1>(info.param) ? "gated_linear_" : "") + ds_dtype_name(std::get<2>(info.param));
 }
 
 INSTANTIATE_TEST_SUITE_P(Plain, Block,
-                         testing::Combine(testing::Bool(),
+                         testing::Combine(testing::Bool(), testing::Bool(),
                                           testing::Values(DS_FLOAT32, DS_FLOAT16, DS_BFLOAT16)),
                          name_of_service);
 
@@ -147,7 +148,7 @@ TEST_P(Block, MasksAndContextsCanBeViews) {
   views.at("attn1_mask").data = mask.data;
   views.at("attn2_context").strides = context.strides;
   views.at("attn2_context").data = context.data;
-  plain_services services(adds_residual());
+  plain_services services(adds_residual(), gates());
   ASSERT_EQ(views.call(nullptr, &services.table), DS_OK) << ds_error_message();
   expect_result(plain, views.output);
 }
@@ -166,14 +167,14 @@ TEST_P(Block, WeightsCanBeSlices) {
     weight.data = wider.back()->data;
   }
   ASSERT_EQ(wider.size(), 10u);
-  plain_services services(adds_residual());
+  plain_services services(adds_residual(), gates());
   ASSERT_EQ(sliced.call(nullptr, &services.table), DS_OK) << ds_error_message();
   expect_result(plain, sliced.output);
 }
 
 TEST_P(Block, ThreadsChangeNothing) {
   block_case alone({.dtype = dtype(), .tokens = 40}), threads({.dtype = dtype(), .tokens = 40});
-  plain_services services(adds_residual());
+  plain_services services(adds_residual(), gates());
   const ds_context context = {parallel_threads, nullptr, nullptr};
   ASSERT_EQ(alone.call(nullptr, &services.table), DS_OK);
   ASSERT_EQ(threads.call(&context, &services.table), DS_OK);
@@ -184,7 +185,7 @@ TEST_P(Block, ThreadsChangeNothing) {
 TEST_P(Block, EmptyInputsCallNoService) {
   for (const auto &[batch, tokens] : {std::pair{0, 5}, std::pair{2, 0}}) {
     block_case block({.dtype = dtype(), .batch = batch, .tokens = tokens});
-    plain_services services(adds_residual());
+    plain_services services(adds_residual(), gates());
     EXPECT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
     EXPECT_EQ(services.calls, 0);
     block.output.expect_untouched();
@@ -194,12 +195,12 @@ TEST_P(Block, EmptyInputsCallNoService) {
 // Whichever service call fails, its status and message come back and no service is called after it.
 TEST_P(Block, AFailingServiceEndsTheCall) {
   const block_options options = {.dtype = dtype(), .attn2 = {.context_tokens = 3}};
-  plain_services healthy(adds_residual());
+  plain_services healthy(adds_residual(), gates());
   ASSERT_EQ(block_case(options).call(nullptr, &healthy.table), DS_OK);
   ASSERT_GT(healthy.calls, 10);
   for (int failing = 1; failing <= healthy.calls; failing++) {
     block_case block(options);
-    plain_services services(adds_residual());
+    plain_services services(adds_residual(), gates());
     services.fail_at = failing;
     EXPECT_EQ(block.call(nullptr, &services.table), DS_E_SERVICE);
     EXPECT_EQ(ds_error_message(), "service call " + std::to_string(failing) + " fails");
@@ -218,15 +219,15 @@ ds_status parallel_failing_later(int64_t begin, int64_t end, int64_t, ds_range_f
 TEST_P(Block, AFailureOfTheThreadsEndsTheCall) {
   const ds_context context = {parallel_failing_later, nullptr, nullptr};
   const block_options options = {.dtype = dtype()};
-  plain_services healthy(adds_residual());
+  plain_services healthy(adds_residual(), gates());
   parallel_calls = failing_parallel_call = 0;
   ASSERT_EQ(block_case(options).call(&context, &healthy.table), DS_OK);
   const int needed = parallel_calls;
-  ASSERT_GE(needed, 4);
+  ASSERT_GE(needed, gates() ? 3 : 4);
   for (failing_parallel_call = 1; failing_parallel_call <= needed; failing_parallel_call++) {
     parallel_calls = 0;
     block_case block(options);
-    plain_services services(adds_residual());
+    plain_services services(adds_residual(), gates());
     EXPECT_EQ(block.call(&context, &services.table), DS_E_SERVICE);
     EXPECT_STREQ(ds_error_message(), "threads fail");
     EXPECT_EQ(parallel_calls, failing_parallel_call);

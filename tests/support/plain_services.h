@@ -12,8 +12,14 @@ namespace ds_tests {
 
 class plain_services {
 public:
-  explicit plain_services(bool adds_residual) {
-    table = {this, allocate, linear, adds_residual ? 1 : 0, attention};
+  explicit plain_services(bool adds_residual, bool gates = false) {
+    table = {this,
+             allocate,
+             linear,
+             adds_residual ? 1 : 0,
+             attention,
+             gates ? gated_linear_serves : nullptr,
+             gates ? gated_linear : nullptr};
   }
   plain_services(const plain_services &) = delete;
   plain_services &operator=(const plain_services &) = delete;
@@ -24,6 +30,9 @@ public:
   int allocations = 0;
   std::vector<ds_linear_params> linears;
   std::vector<ds_attention_params> attentions;
+  bool serves_gated_linear = true;
+  std::vector<ds_gated_linear_params> gated_linears;
+  size_t scratch_bytes = 0;
 
 private:
   struct release {
@@ -49,6 +58,7 @@ private:
     auto *self = static_cast<plain_services *>(host);
     DS_CHECK(self->count());
     self->allocations++;
+    self->scratch_bytes = bytes;
     self->scratch_ = memory_of(bytes);
     if (bytes == 0 || self->scratch_ == nullptr)
       return ds_error(DS_E_MEMORY, "%zu bytes were asked for", bytes);
@@ -75,6 +85,37 @@ private:
                  read(p->weight, out * p->weight_row_stride + in);
         write_element(p->dtype, static_cast<char *>(p->output) + (row * p->output_row_stride + out) * bytes,
                       sum);
+      }
+    return DS_OK;
+  }
+
+  static int gated_linear_serves(void *host, const ds_gated_linear_params *) {
+    return static_cast<plain_services *>(host)->serves_gated_linear;
+  }
+
+  static ds_status gated_linear(void *host, const ds_gated_linear_params *p) {
+    auto *self = static_cast<plain_services *>(host);
+    DS_CHECK(self->count());
+    self->gated_linears.push_back(*p);
+    const auto bytes = static_cast<int64_t>(ds_dtype_bytes(p->dtype));
+    const auto read = [&](const void *data, int64_t offset) {
+      return read_element(p->dtype, static_cast<const char *>(data) + offset * bytes);
+    };
+    const auto product = [&](int64_t row, int64_t col) {
+      double sum = p->bias == nullptr ? 0.0 : read(p->bias, col);
+      for (int64_t in = 0; in < p->in_features; in++)
+        sum +=
+            read(p->input, row * p->input_row_stride + in) * read(p->weight, col * p->weight_row_stride + in);
+      return sum;
+    };
+    for (int64_t row = 0; row < p->rows; row++)
+      for (int64_t col = 0; col < p->cols; col++) {
+        const double gate = product(row, p->cols + col);
+        const double activated = p->activation_type == DS_ACTIVATION_GATED_SILU
+                                     ? gate / (1 + std::exp(-gate))
+                                     : gate * 0.5 * std::erfc(-gate / std::sqrt(2.0));
+        write_element(p->dtype, static_cast<char *>(p->output) + (row * p->output_row_stride + col) * bytes,
+                      product(row, col) * activated);
       }
     return DS_OK;
   }

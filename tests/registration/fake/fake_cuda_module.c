@@ -37,8 +37,9 @@ static void write_at(ds_dtype dtype, void *data, int64_t index, double value) {
     kernels->store(dtype, &rounded, 1, (char *)data + index * (int64_t)ds_dtype_bytes(dtype));
 }
 
+// One element of the product, with the bias.
 static double dot_product(const ds_linear_params *params, int64_t row, int64_t col) {
-  double sum = 0.0;
+  double sum = params->bias == NULL ? 0.0 : read_at(params->dtype, params->bias, col);
   for (int64_t i = 0; i < params->in_features; i++)
     sum += read_at(params->dtype, params->input, row * params->input_row_stride + i) *
            read_at(params->dtype, params->weight, col * params->weight_row_stride + i);
@@ -53,10 +54,38 @@ static ds_status linear(const ds_linear_params *params, void *workspace, void *s
   for (int64_t row = 0; row < params->rows; row++)
     for (int64_t col = 0; col < params->out_features; col++) {
       double sum = dot_product(params, row, col);
-      if (params->bias != NULL) sum += read_at(params->dtype, params->bias, col);
       if (params->residual != NULL)
         sum += read_at(params->dtype, params->residual, row * params->residual_row_stride + col);
       write_at(params->dtype, params->output, row * params->output_row_stride + col, sum);
+    }
+  return DS_OK;
+}
+
+// Without a bias it is two steps, so that both ways are taken.
+static int gated_linear_serves(const ds_gated_linear_params *params) {
+  return params->dtype != DS_FLOAT32 && params->bias != NULL;
+}
+
+static double activated(ds_activation_type type, double gate) {
+  return type == DS_ACTIVATION_GATED_SILU ? gate / (1 + exp(-gate)) : gate * 0.5 * erfc(-gate / sqrt(2.0));
+}
+
+static ds_status gated_linear(const ds_gated_linear_params *params, void *stream) {
+  (void)stream;
+  DS_CHECK(step());
+  const ds_linear_params linear_params = {.dtype = params->dtype,
+                                          .in_features = params->in_features,
+                                          .input = params->input,
+                                          .input_row_stride = params->input_row_stride,
+                                          .weight = params->weight,
+                                          .weight_row_stride = params->weight_row_stride,
+                                          .bias = params->bias};
+  for (int64_t row = 0; row < params->rows; row++)
+    for (int64_t col = 0; col < params->cols; col++) {
+      const double value = dot_product(&linear_params, row, col);
+      const double gate = dot_product(&linear_params, row, params->cols + col);
+      write_at(params->dtype, params->output, row * params->output_row_stride + col,
+               value * activated(params->activation_type, gate));
     }
   return DS_OK;
 }
@@ -112,7 +141,9 @@ static const ds_cuda_module module = {.version = DS_CUDA_MODULE_VERSION,
                                       DS_KERNELS(DS_FAKE_LAUNCHER_FIELD).linear_workspace_bytes = 256,
                                       .linear = linear,
                                       .attention_serves = attention_serves,
-                                      .attention = attention};
+                                      .attention = attention,
+                                      .gated_linear_serves = gated_linear_serves,
+                                      .gated_linear = gated_linear};
 
 __attribute__((visibility("default"))) const ds_cuda_module *ds_diffusers_cuda_module(void) {
   return &module;
