@@ -19,36 +19,23 @@ ds_status ds_gated_activation_sizes(const ds_tensor *activation, int64_t *sizes)
   return DS_OK;
 }
 
-// The output's shape is the activation's with the last dimension halved.
-static ds_status check_output(const ds_tensor *activation, const ds_tensor *output) {
-  DS_CHECK(ds_check_alike(op, "output", output, "activation", activation));
-  const int32_t last = activation->rank - 1;
-  int right = output->rank == activation->rank;
-  for (int32_t i = 0; right && i <= last; i++)
-    right = output->sizes[i] == (i == last ? activation->sizes[i] / 2 : activation->sizes[i]);
-  if (!right) return ds_shape_error(op, "output", output, "activation's with the last dimension halved");
-  if (!ds_tensor_is_contiguous(output))
-    return ds_error(DS_E_STRIDE, "%s: output is not contiguous, must be contiguous", op);
-  return DS_OK;
-}
-
 ds_status ds_gated_activation(const ds_context *context, const ds_tensor *activation, const ds_tensor *bias,
                               int64_t activation_type, const ds_tensor *output) {
   DS_CHECK(check_activation(activation));
-  const int32_t last = activation->rank - 1;
-  DS_CHECK(ds_check_optional_vector(op, "bias", bias, activation->sizes[last],
-                                    "the size of activation's last dimension", "activation", activation));
+  const int64_t cols = activation->sizes[activation->rank - 1] / 2;
+  DS_CHECK(ds_check_optional_vector(op, "bias", bias, 2 * cols, "the size of activation's last dimension",
+                                    "activation", activation));
   DS_CHECK(ds_check_activation_type(op, activation_type));
-  DS_CHECK(check_output(activation, output));
+  DS_CHECK(ds_check_output(op, "output", output, cols, "activation", activation));
   DS_CHECK(ds_check_backend(op, context, activation->device_type));
   if (ds_tensor_numel(activation) == 0) return DS_OK;
 
   ds_gated_activation_params params = {.dtype = activation->dtype,
-                                       .cols = activation->sizes[last] / 2,
+                                       .rows = ds_tensor_numel(output) / cols,
+                                       .cols = cols,
                                        .bias = bias == NULL ? NULL : bias->data,
                                        .activation_type = (ds_activation_type)activation_type,
                                        .output = output->data};
-  params.rows = ds_tensor_numel(activation) / activation->sizes[last];
   DS_CHECK(ds_tensor_rows("activation", activation, -1, &params.input));
   return ds_run_gated_activation(context, activation->device_type, &params);
 }

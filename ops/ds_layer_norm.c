@@ -15,7 +15,7 @@ static ds_status prepare(const char *op, const ds_context *context, const ds_ten
   DS_CHECK(ds_check_optional_vector(op, "gamma", gamma, cols, last_dimension, "input", input));
   DS_CHECK(ds_check_optional_vector(op, "beta", beta, cols, last_dimension, "input", input));
   DS_CHECK(ds_check_epsilon(op, "epsilon", epsilon));
-  DS_CHECK(ds_check_output(op, "output", output, input->sizes, input->rank, "input", input));
+  DS_CHECK(ds_check_output(op, "output", output, cols, "input", input));
   DS_CHECK(ds_check_backend(op, context, input->device_type));
 
   *params = (ds_layer_norm_params){.dtype = input->dtype,
@@ -45,7 +45,7 @@ ds_status ds_layer_norm_residual_store_pre_ln_res(const ds_context *context, con
   DS_CHECK(prepare(op, context, input, gamma, beta, epsilon, output, &params));
   DS_CHECK(ds_check_optional_vector(op, "bias", bias, params.cols, last_dimension, "input", input));
   DS_CHECK(ds_check_same_sizes(op, "residual", residual, "input", input));
-  DS_CHECK(ds_check_output(op, "sum", sum, input->sizes, input->rank, "input", input));
+  DS_CHECK(ds_check_output(op, "sum", sum, params.cols, "input", input));
   DS_CHECK(ds_tensor_rows("residual", residual, -1, &params.residual));
   params.bias = bias == NULL ? NULL : bias->data;
   params.sum = sum->data;

@@ -221,6 +221,6 @@ ds_status ds_block_check(const ds_context *context, const ds_block_arguments *ar
   DS_CHECK(check_feed_forward(arguments, shape));
   DS_CHECK(ds_check_epsilon(op, "norm_epsilon", arguments->norm_epsilon));
   DS_CHECK(ds_check_activation_type(op, arguments->activation_type));
-  DS_CHECK(ds_check_output(op, "output", output, x->sizes, x->rank, "hidden_states", x));
+  DS_CHECK(ds_check_output(op, "output", output, shape->channels, "hidden_states", x));
   return ds_check_backend(op, context, x->device_type);
 }

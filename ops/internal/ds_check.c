@@ -5,12 +5,27 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-ds_shape_text ds_format_shape(const int64_t *sizes, int32_t rank) {
-  ds_shape_text shape;
+// What fits of "[2, 3, 4]" into a message.
+typedef struct shape_text {
+  char text[128];
+} shape_text;
+
+static int64_t last_size_of(const ds_tensor *tensor) {
+  return tensor->rank == 0 ? 0 : tensor->sizes[tensor->rank - 1];
+}
+
+// The tensor's sizes but for the last, which is `last_size`.
+static int64_t size_of(const ds_tensor *tensor, int32_t dim, int64_t last_size) {
+  return dim == tensor->rank - 1 ? last_size : tensor->sizes[dim];
+}
+
+static shape_text format_shape(const ds_tensor *tensor, int64_t last_size) {
+  shape_text shape;
   const size_t bytes = sizeof shape.text;
   size_t used = (size_t)snprintf(shape.text, bytes, "[");
-  for (int32_t i = 0; i < rank && used < bytes; i++)
-    used += (size_t)snprintf(shape.text + used, bytes - used, "%s%" PRId64, i == 0 ? "" : ", ", sizes[i]);
+  for (int32_t i = 0; i < tensor->rank && used < bytes; i++)
+    used += (size_t)snprintf(shape.text + used, bytes - used, "%s%" PRId64, i == 0 ? "" : ", ",
+                             size_of(tensor, i, last_size));
   if (used < bytes) snprintf(shape.text + used, bytes - used, "]");
   return shape;
 }
@@ -21,7 +36,7 @@ ds_status ds_shape_error(const char *op, const char *name, const ds_tensor *tens
   va_start(arguments, format);
   vsnprintf(expected, sizeof expected, format, arguments);
   va_end(arguments);
-  const ds_shape_text shape = ds_format_shape(tensor->sizes, tensor->rank);
+  const shape_text shape = format_shape(tensor, last_size_of(tensor));
   return ds_error(DS_E_SHAPE, "%s: %s has shape %s, must be %s", op, name, shape.text, expected);
 }
 
@@ -106,27 +121,28 @@ ds_status ds_check_optional_vector(const char *op, const char *name, const ds_te
   return ds_check_vector(op, name, tensor, size, meaning, reference_name, reference);
 }
 
-static int sizes_equal(const ds_tensor *tensor, const int64_t *sizes, int32_t rank) {
-  if (tensor->rank != rank) return 0;
-  for (int32_t i = 0; i < rank; i++)
-    if (tensor->sizes[i] != sizes[i]) return 0;
+static int has_sizes_of(const ds_tensor *tensor, const ds_tensor *reference, int64_t last_size) {
+  if (tensor->rank != reference->rank) return 0;
+  for (int32_t i = 0; i < tensor->rank; i++)
+    if (tensor->sizes[i] != size_of(reference, i, last_size)) return 0;
   return 1;
 }
 
 ds_status ds_check_same_sizes(const char *op, const char *name, const ds_tensor *tensor,
                               const char *reference_name, const ds_tensor *reference) {
   DS_CHECK(ds_check_alike(op, name, tensor, reference_name, reference));
-  if (!sizes_equal(tensor, reference->sizes, reference->rank))
-    return ds_shape_error(op, name, tensor, "%s, the shape of %s",
-                          ds_format_shape(reference->sizes, reference->rank).text, reference_name);
+  const int64_t last_size = last_size_of(reference);
+  if (!has_sizes_of(tensor, reference, last_size))
+    return ds_shape_error(op, name, tensor, "%s, the shape of %s", format_shape(reference, last_size).text,
+                          reference_name);
   return DS_OK;
 }
 
-ds_status ds_check_output(const char *op, const char *name, const ds_tensor *tensor, const int64_t *sizes,
-                          int32_t rank, const char *reference_name, const ds_tensor *reference) {
+ds_status ds_check_output(const char *op, const char *name, const ds_tensor *tensor, int64_t last_size,
+                          const char *reference_name, const ds_tensor *reference) {
   DS_CHECK(ds_check_alike(op, name, tensor, reference_name, reference));
-  if (!sizes_equal(tensor, sizes, rank))
-    return ds_shape_error(op, name, tensor, "%s", ds_format_shape(sizes, rank).text);
+  if (!has_sizes_of(tensor, reference, last_size))
+    return ds_shape_error(op, name, tensor, "%s", format_shape(reference, last_size).text);
   if (!ds_tensor_is_contiguous(tensor))
     return ds_error(DS_E_STRIDE, "%s: %s is not contiguous, must be contiguous", op, name);
   return DS_OK;

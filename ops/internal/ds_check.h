@@ -30,9 +30,10 @@ ds_status ds_check_optional_vector(const char *op, const char *name, const ds_te
 ds_status ds_check_same_sizes(const char *op, const char *name, const ds_tensor *tensor,
                               const char *reference_name, const ds_tensor *reference);
 
-// Present, contiguous, of `sizes`, and like `reference` in dtype and device.
-ds_status ds_check_output(const char *op, const char *name, const ds_tensor *tensor, const int64_t *sizes,
-                          int32_t rank, const char *reference_name, const ds_tensor *reference);
+// Present, contiguous, of the sizes of `reference` but for the last, which is `last_size`, and like it in
+// dtype and device.
+ds_status ds_check_output(const char *op, const char *name, const ds_tensor *tensor, int64_t last_size,
+                          const char *reference_name, const ds_tensor *reference);
 
 // Finite and not negative.
 ds_status ds_check_epsilon(const char *op, const char *name, double epsilon);
@@ -43,11 +44,5 @@ ds_status ds_check_activation_type(const char *op, int64_t activation_type);
 // A wrong shape: "<op>: <name> has shape [...], must be <expected>".
 ds_status ds_shape_error(const char *op, const char *name, const ds_tensor *tensor, const char *format, ...)
     DS_PRINTF_LIKE(4, 5);
-
-// What fits of "[2, 3, 4]" into a message.
-typedef struct ds_shape_text {
-  char text[128];
-} ds_shape_text;
-ds_shape_text ds_format_shape(const int64_t *sizes, int32_t rank);
 
 #endif

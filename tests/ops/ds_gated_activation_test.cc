@@ -121,7 +121,7 @@ std::vector<wrong> all_wrong() {
   all.push_back(wrong_shape("bias", bias_of, {2, 4}, "[2, 4]" + whole, 2));
   all.push_back({"bias_of_stride_3", [](gated_activation_arguments &a) { a.bias.strides = {3}; }, DS_E_STRIDE,
                  "bias has stride 3, must be contiguous"});
-  const std::string half = ", must be activation's with the last dimension halved";
+  const std::string half = ", must be [2, 3, 4]";
   all.push_back(wrong_shape("output", output_of, {2, 3, 8}, "[2, 3, 8]" + half, 1));
   all.push_back(wrong_shape("output", output_of, {3, 2, 4}, "[3, 2, 4]" + half, 2));
   all.push_back(wrong_shape("output", output_of, {6, 4}, "[6, 4]" + half, 3));
