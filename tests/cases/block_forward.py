@@ -38,7 +38,8 @@ class Block:
     affine: bool = True
     ff_inner: int = 40
     ff_bias: bool = True
-    ff_in_groups: int | None = None  # of each row of ff_in's weight, quantised; 0: a scale without that dimension
+    # Groups of each row of the weight, quantised; 0: one, in a scale without that dimension; None: not quantised.
+    ff_in_groups: int | None = None
     ff_out_groups: int | None = None
     activation_type: int = gated_activation.GATED_GELU
     norm_epsilon: float | None = None

@@ -236,7 +236,10 @@ def _quantized(table: _Table) -> None:
             return lambda maker: maker.like(torch.float32).normal(*sizes)
 
         refuse(
-            "int8_alone", f"{scale} is None, must be a tensor where {weight} is int8", int8, lambda maker: None
+            "int8_alone",
+            f"{scale} is None, must be a tensor where {weight} is int8",
+            int8,
+            lambda maker: None,
         )
         for dtype in ("float32", "float16", "uint8"):
             refuse(
@@ -255,7 +258,7 @@ def _quantized(table: _Table) -> None:
                 ),
             )
         must = f"[{rows}] or [{rows}, G], the rows of {weight} and a divisor of its {columns} columns"
-        for sizes in ([], [1], [rows + 1], [1, rows], [rows, 0], [rows, 7], [rows, 2 * columns], [rows, 1, 1]):
+        for sizes in ([], [1], [rows + 1], [1, rows], [rows, 0], [rows, 7], [rows, 2 * columns], [rows] * 3):
             refuse(
                 f"scale_{_size(sizes)}", f"{scale} has shape {sizes}, must be {must}", int8, float32(*sizes)
             )
