@@ -6,10 +6,13 @@ made of PyTorch's own functions: what the forward pass did not keep is computed 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 
 from .ops import ActivationFuncType
 
@@ -17,26 +20,95 @@ aten = torch.ops.aten
 Gradient = Tensor | None
 
 # Keeps the registrations alive: they end with this object.
-_library = torch.library.Library("ds_diffusers", "FRAGMENT")
+_library: torch.library.Library | None = None
 
 
 def register_gradients() -> None:
-    """Gives the loaded operators their gradients. To be called once."""
+    """Gives the loaded operators their gradients, all or, where that fails, none. To be called until it
+    succeeds."""
+    global _library
+    library = torch.library.Library("ds_diffusers", "FRAGMENT")
+    try:
+        _register_all(library)
+    except BaseException:
+        # The exception's traceback refers to it, so it would live on, and its registrations with it.
+        library._destroy()
+        raise
+    _library = library
+
+
+def _register_all(library: torch.library.Library) -> None:
     for name, backward, setup_context in (
         ("layer_norm", _layer_norm_backward, _layer_norm_context),
         ("layer_norm_residual_store_pre_ln_res", _layer_norm_residual_backward, _layer_norm_residual_context),
         ("gated_activation", _gated_activation_backward, _gated_activation_context),
         ("nhwc_bias_add", _nhwc_bias_add_backward, _nhwc_bias_add_context),
     ):
-        torch.library.register_autograd(
-            f"ds_diffusers::{name}", backward, setup_context=setup_context, lib=_library
+        _register(library, name, backward, setup_context)
+    _register(library, "block_forward", _block_forward_backward, lambda ctx, inputs, output: None)
+
+
+def _register(
+    library: torch.library.Library, name: str, backward: Callable, setup_context: Callable
+) -> None:
+    """Gives an operator its kernel for autograd.
+
+    torch.library.register_autograd takes no tensors as keyword-only arguments, makes a function that
+    torch.func cannot differentiate, and lets forward-mode tangents pass through as zeros.
+    """
+    operator = getattr(torch.ops.ds_diffusers, name).default
+    arguments = operator._schema.arguments
+    positional = sum(not argument.kwarg_only for argument in arguments)
+
+    def below_autograd(*values: Any) -> Any:
+        named = {argument.name: value for argument, value in zip(arguments[positional:], values[positional:])}
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*values[:positional], **named)
+
+    def next_level(*values: Any) -> Any:
+        # A Function's forward has derivatives off; they are the next level's to take.
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+            return below_autograd(*values)
+
+    def refuse_tangents(ctx: Any, *tangents: Any) -> Any:
+        raise RuntimeError(
+            f"ds_diffusers::{name} has no forward-mode derivative: use reverse mode or PyTorch's own functions"
         )
-    _library.impl("block_forward", _block_forward_autograd, "Autograd", with_keyset=True)
+
+    methods = {
+        "setup_context": staticmethod(setup_context),
+        "backward": staticmethod(backward),
+        "jvp": staticmethod(refuse_tangents),
+    }
+    # torch.func calls this kernel once for each of its levels, where a Function would be for all of them.
+    function, level = (
+        type(f"{name}_gradient", (base,), {"forward": staticmethod(forward), **methods})
+        for base, forward in (
+            (torch.autograd.Function, below_autograd),
+            (torch.autograd.function._SingleLevelFunction, next_level),
+        )
+    )
+
+    def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _may_need_derivative(args, kwargs):
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+        # Arguments that equal their defaults are left out.
+        left = arguments[len(args) :]
+        values = [*args, *(kwargs.get(argument.name, argument.default_value) for argument in left)]
+        if not torch._C._are_functorch_transforms_active():
+            return function.apply(*values)
+        with enable_single_level_autograd_function():
+            return level.apply(*values)
+
+    library.impl(name, kernel, "Autograd", with_keyset=True)
 
 
-def _needs(ctx: Any, index: int) -> bool:
-    # Arguments that equal their defaults may be left out at the end.
-    return index < len(ctx.needs_input_grad) and ctx.needs_input_grad[index]
+def _may_need_derivative(args: tuple, kwargs: dict[str, Any]) -> bool:
+    # A tensor does not say whether it has a tangent.
+    return forward_ad._current_level >= 0 or (
+        torch.is_grad_enabled() and torch._C._any_requires_grad(*args, *kwargs.values())
+    )
 
 
 def _sum_to_channels(gradient: Tensor, channel_dim: int) -> Tensor:
@@ -66,7 +138,7 @@ def _layer_norm_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _layer_norm_backward(ctx: Any, gradient: Tensor) -> tuple[Gradient, ...]:
     x, gamma, beta = ctx.saved_tensors
-    mask = [_needs(ctx, index) for index in range(3)]
+    mask = [ctx.needs_input_grad[index] for index in range(3)]
     return *_norm_gradients(gradient, x, gamma, beta, ctx.epsilon, mask), None
 
 
@@ -77,14 +149,14 @@ def _layer_norm_residual_context(ctx: Any, inputs: tuple, output: tuple[Tensor, 
 
 def _layer_norm_residual_backward(ctx: Any, to_output: Tensor, to_sum: Tensor) -> tuple[Gradient, ...]:
     total, gamma, beta = ctx.saved_tensors
-    needs_total = any(_needs(ctx, index) for index in range(3))
-    mask = [needs_total, _needs(ctx, 3), _needs(ctx, 4)]
+    needs_total = any(ctx.needs_input_grad[index] for index in range(3))
+    mask = [needs_total, ctx.needs_input_grad[3], ctx.needs_input_grad[4]]
     through_norm, to_gamma, to_beta = _norm_gradients(to_output, total, gamma, beta, ctx.epsilon, mask)
     to_total = through_norm + to_sum if needs_total else None
     return (
-        to_total if _needs(ctx, 0) else None,
-        _sum_to_channels(to_total, -1) if _needs(ctx, 1) else None,
-        to_total if _needs(ctx, 2) else None,
+        to_total if ctx.needs_input_grad[0] else None,
+        _sum_to_channels(to_total, -1) if ctx.needs_input_grad[1] else None,
+        to_total if ctx.needs_input_grad[2] else None,
         to_gamma,
         to_beta,
         None,
@@ -115,8 +187,8 @@ def _gated_activation_backward(ctx: Any, gradient: Tensor) -> tuple[Gradient, ..
         to_gate = _silu_backward(gradient * value, gate)
     to_activation = torch.cat((to_value, to_gate), dim=-1)
     return (
-        to_activation if _needs(ctx, 0) else None,
-        _sum_to_channels(to_activation, -1) if _needs(ctx, 1) else None,
+        to_activation if ctx.needs_input_grad[0] else None,
+        _sum_to_channels(to_activation, -1) if ctx.needs_input_grad[1] else None,
         None,
     )
 
@@ -126,47 +198,18 @@ def _nhwc_bias_add_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _nhwc_bias_add_backward(ctx: Any, gradient: Tensor) -> tuple[Gradient, ...]:
-    needs_bias, needs_other_bias = _needs(ctx, 1), _needs(ctx, 3)
+    needs_bias, needs_other_bias = ctx.needs_input_grad[1], ctx.needs_input_grad[3]
     to_bias = _sum_to_channels(gradient, ctx.channel_dim) if needs_bias or needs_other_bias else None
     return (
-        gradient if _needs(ctx, 0) else None,
+        gradient if ctx.needs_input_grad[0] else None,
         to_bias if needs_bias else None,
-        gradient if _needs(ctx, 2) else None,
+        gradient if ctx.needs_input_grad[2] else None,
         to_bias if needs_other_bias else None,
     )
 
 
-class _BlockForward(torch.autograd.Function):
-    """block_forward where a gradient would be needed: computes, and explains itself in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, keyset: Any, names: tuple[str, ...], options: dict, *tensors: Tensor) -> Tensor:
-        hidden_states, *others = tensors
-        return _block_forward_below_autograd(
-            keyset, (hidden_states,), {**dict(zip(names, others, strict=True)), **options}
-        )
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Gradient, ...]:
-        raise RuntimeError(
-            "ds_diffusers::block_forward is for inference and has no gradient: call the module's own forward "
-            "(ds_diffusers.unpatch, or a patched block in grad mode), or run under torch.no_grad()"
-        )
-
-
-def _block_forward_below_autograd(keyset: Any, args: tuple, kwargs: dict) -> Tensor:
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.ds_diffusers.block_forward.default.redispatch(
-            keyset & torch._C._after_autograd_keyset, *args, **kwargs
-        )
-
-
-def _block_forward_autograd(keyset: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-    # torch.library.register_autograd does not take operators with tensors as keyword-only arguments.
-    # None goes on to the operator, which says that it must be a tensor.
-    if torch.is_grad_enabled() and hidden_states is not None:
-        tensors = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
-        if hidden_states.requires_grad or any(tensor.requires_grad for tensor in tensors.values()):
-            options = {name: value for name, value in kwargs.items() if name not in tensors}
-            return _BlockForward.apply(keyset, tuple(tensors), options, hidden_states, *tensors.values())
-    return _block_forward_below_autograd(keyset, (hidden_states,), kwargs)
+def _block_forward_backward(ctx: Any, gradient: Tensor) -> tuple[Gradient, ...]:
+    raise RuntimeError(
+        "ds_diffusers::block_forward is for inference and has no gradient: call the module's own forward "
+        "(ds_diffusers.unpatch, or a patched block in grad mode), or run under torch.no_grad()"
+    )

@@ -4,6 +4,7 @@ twice that of PyTorch's in the same dtype. block_forward has none and says so.""
 # labels: torch gpu
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import ds_diffusers
@@ -217,6 +218,77 @@ def test_a_sum_that_was_changed_in_place() -> None:
         output.sum().backward()
 
 
+def of_tensors(
+    function: Callable[..., object], arguments: Arguments, upstream: tuple[torch.Tensor, ...]
+) -> tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]:
+    """The sum of the results, squared and each times its `upstream`, as a function of the tensors alone, and
+    these."""
+    given = tensors(arguments)
+
+    def total(*values: torch.Tensor) -> torch.Tensor:
+        results = as_tuple(function(**arguments | dict(zip(given, values, strict=True))))
+        return sum((result.square() * factor).sum() for result, factor in zip(results, upstream))
+
+    return total, tuple(given.values())
+
+
+def both(operator: Operator, device: torch.device) -> tuple[tuple, tuple[torch.Tensor, ...]]:
+    """The operator and PyTorch's functions as `of_tensors`, and the tensors."""
+    arguments, _, upstream = sample(operator, device)
+    own, values = of_tensors(partial(call_named, operator), arguments, upstream)
+    eager, _ = of_tensors(operator.eager, arguments, upstream)
+    return (own, eager), values
+
+
+@every_operator
+def test_function_transforms(operator: Operator, device: torch.device) -> None:
+    functions, values = both(operator, device)
+    every = tuple(range(len(values)))
+    torch.testing.assert_close(*(torch.func.grad(function, every)(*values) for function in functions))
+    one = torch.ones((), device=device)
+    torch.testing.assert_close(*(torch.func.vjp(function, *values)[1](one) for function in functions))
+
+
+@every_operator
+def test_nested_function_transforms(operator: Operator, device: torch.device) -> None:
+    """A level that missed what another one computes would give wrong numbers, not an error."""
+    functions, (first, *others) = both(operator, device)
+
+    def second_derivative(function: Callable[..., torch.Tensor]) -> torch.Tensor:
+        def slope(value: torch.Tensor) -> torch.Tensor:
+            return torch.func.grad(function)(value, *others).square().sum()
+
+        return torch.func.grad(slope)(first)
+
+    torch.testing.assert_close(*map(second_derivative, functions), rtol=1e-3, atol=1e-3)
+
+
+@every_operator
+@pytest.mark.filterwarnings("ignore:.*batching rule")
+def test_gradients_of_a_batch(operator: Operator, device: torch.device) -> None:
+    functions, values = both(operator, device)
+    batch = tuple(torch.stack((value, 2 * value, value.flip(0))) for value in values)
+    found, expected = (torch.vmap(torch.func.grad(function))(*batch) for function in functions)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@every_operator
+@pytest.mark.parametrize("state", [nullcontext, torch.no_grad])
+def test_tangents_are_refused(
+    operator: Operator, state: Callable[[], AbstractContextManager], device: torch.device
+) -> None:
+    """They would be zero in silence."""
+    (own, _), (first, *others) = both(operator, device)
+    reason = f"ds_diffusers::{operator.name} has no forward-mode derivative"
+    with pytest.raises(RuntimeError, match=reason):
+        torch.func.jvp(lambda value: own(value, *others), (first,), (first,))
+    with torch.autograd.forward_ad.dual_level(), state():
+        expected = own(first, *others)
+        with pytest.raises(RuntimeError, match=reason):
+            own(torch.autograd.forward_ad.make_dual(first, first), *others)
+        assert torch.equal(own(first, *others), expected)
+
+
 def block_leaves(device: torch.device, needed: set[str]) -> Arguments:
     return leaves(BLOCK_FORWARD.growing.make(Maker.seeded(torch.float32, device), 3), needed)
 
@@ -232,6 +304,19 @@ def test_block_forward_has_none(needed: str, device: torch.device) -> None:
         result.sum().backward()
     with torch.no_grad():
         assert not call(BLOCK_FORWARD, made).requires_grad
+
+
+def test_block_forward_in_function_transforms(device: torch.device) -> None:
+    made = block_leaves(device, set())
+    states = made.pop("hidden_states")
+
+    def total(value: torch.Tensor) -> torch.Tensor:
+        return call(BLOCK_FORWARD, made | {"hidden_states": value}).sum()
+
+    with pytest.raises(RuntimeError, match="block_forward is for inference and has no gradient"):
+        torch.func.grad(total)(states)
+    with pytest.raises(RuntimeError, match="block_forward has no forward-mode derivative"):
+        torch.func.jvp(total, (states,), (states,))
 
 
 @pytest.mark.filterwarnings("ignore:Error detected in")

@@ -114,6 +114,41 @@ def test_loading_after_a_failure() -> None:
     assert run(program, DS_DIFFUSERS_LIBRARY="/no/such/file", RIGHT=str(library.library_path())) == "(2, 3)"
 
 
+@pytest.mark.parametrize("step", range(5))
+def test_loading_after_a_failure_half_way(step: int) -> None:
+    """Of an operator's registration, each in turn. The exception is kept, with all that it refers to."""
+    program = f"""
+        import torch, ds_diffusers
+        from unittest import mock
+        impl, calls = torch.library.Library.impl, []
+        def fail_once(*arguments, **named):
+            calls.append(arguments)
+            if len(calls) == {step} + 1:
+                raise RuntimeError("half-way")
+            return impl(*arguments, **named)
+        with mock.patch.object(torch.library.Library, "impl", fail_once):
+            try:
+                ds_diffusers.load()
+            except RuntimeError as error:
+                kept = error
+            ds_diffusers.load()
+        x = torch.randn(2, 6, requires_grad=True)
+        torch.ops.ds_diffusers.layer_norm(x).sum().backward()
+        torch.ops.ds_diffusers.gated_activation(x, None, 3).sum().backward()
+        print(kept, x.grad is not None)
+    """
+    assert run(program) == "half-way True"
+
+
+def test_unpatching_needs_no_library() -> None:
+    program = """
+        import torch, ds_diffusers
+        model = torch.nn.Linear(1, 1)
+        print(ds_diffusers.unpatch(model) is model)
+    """
+    assert run(program, DS_DIFFUSERS_LIBRARY="/no/such/file") == "True"
+
+
 def test_loading_from_many_threads() -> None:
     program = """
         import threading, torch, ds_diffusers
