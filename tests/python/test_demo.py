@@ -1,6 +1,7 @@
 """The demo: what it prints and writes, with random weights and with a pipeline, and how it refuses."""
 
 # labels: torch diffusers gpu
+import json
 import re
 import sys
 from pathlib import Path
@@ -142,6 +143,48 @@ def test_pipeline(device: torch.device, tmp_path: Path, capsys: pytest.CaptureFi
     assert both.crop((64, 0, 128, 64)).tobytes() == patched.tobytes()
 
 
+@pytest.mark.parametrize("scale", ["0", "1"])
+def test_pipeline_without_guidance(
+    scale: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As distilled models want it, which take one prompt at a time. The model's own size need not be
+    square."""
+    folder = write_pipeline(tmp_path)
+    file = folder / "unet" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"sample_size": [32, 48]}))
+    output = tmp_path / "output"
+    arguments = ["--model", str(folder), "--device", "cpu", "--guidance-scale", scale, "--steps", "2"]
+    assert main([*arguments, "--output", str(output)]) == 0
+    assert "image            96 x 64 pixels" in capsys.readouterr().out
+    assert Image.open(output / "patched.png").size == (96, 64)
+
+
+def test_random_weights_without_guidance(small_architectures: None) -> None:
+    assert main(["--device", "cpu", "--size", "64", "--steps", "1", "--guidance-scale", "0"]) == 0
+
+
+def test_too_little_memory_is_said(
+    small_architectures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exhaust(*arguments: object, **named: object) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("ds_diffusers.demo.command.compare", exhaust)
+    assert main(["--device", "cpu", "--size", "64"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "error: this machine has too little free memory; use a smaller --size or --dtype bfloat16"
+
+
+def test_other_errors_are_not_hidden(small_architectures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise RuntimeError("another")
+
+    monkeypatch.setattr("ds_diffusers.demo.command.compare", fail)
+    with pytest.raises(RuntimeError, match="another"):
+        main(["--device", "cpu", "--size", "64"])
+
+
 WRONG = [
     (["--device", "tpu"], "--device is tpu, must be cpu, cuda or cuda:N"),
     (["--device", "meta"], "--device is meta, must be cpu, cuda or cuda:N"),
@@ -149,10 +192,10 @@ WRONG = [
     (["--device", "cpu", "--size", "32"], "--size is 32, must be a multiple of 8 from 64 on"),
     (["--device", "cpu", "--steps", "0"], "--steps is 0, must be 1 to 1000"),
     (["--device", "cpu", "--seed", "-1"], "--seed is -1, must be 0 to 2^63 - 1"),
-    (["--device", "cpu", "--guidance-scale", "1"], "--guidance-scale is 1, must be above 1 and at most 100"),
+    (["--device", "cpu", "--guidance-scale", "-1"], "--guidance-scale is -1, must be 0 to 100"),
     (
         ["--device", "cpu", "--guidance-scale", "nan"],
-        "--guidance-scale is nan, must be above 1 and at most 100",
+        "--guidance-scale is nan, must be 0 to 100",
     ),
     (["--device", "cpu", "--prompt", "x"], "--prompt needs --model: random weights understand no words"),
     (

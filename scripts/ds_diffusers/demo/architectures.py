@@ -93,23 +93,27 @@ def scheduler(architecture: Architecture) -> EulerDiscreteScheduler:
 
 
 def random_inputs(
-    config: dict[str, Any], size: int, seed: int, device: torch.device, dtype: torch.dtype
+    config: dict[str, Any],
+    size: int | tuple[int, int],
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Noise [1, 4, size/8, size/8], and a UNet's keyword arguments for a batch of two, in place of the text
-    encoders' embeddings of an empty and of a given prompt. Drawn in float32 on the CPU: the same
-    for each dtype and device.
+    """Noise [1, 4, height/8, width/8], and a UNet's keyword arguments for a batch of two, in place of the
+    text encoders' embeddings of an empty and of a given prompt. `size`: height and width in pixels, or one
+    number for both. Drawn in float32 on the CPU: the same for each dtype and device.
     """
+    height, width = (size, size) if isinstance(size, int) else size
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
 
-    side = size // LATENT_SCALE
-    noise = normal(1, config["in_channels"], side, side)
+    noise = normal(1, config["in_channels"], height // LATENT_SCALE, width // LATENT_SCALE)
     conditions: dict[str, Any] = {"encoder_hidden_states": normal(2, TOKENS, config["cross_attention_dim"])}
     if config.get("addition_embed_type") == "text_time":
         # original height and width, the crop's top and left, target height and width
-        time_ids = [size, size, 0, 0, size, size]
+        time_ids = [height, width, 0, 0, height, width]
         text_features = (
             config["projection_class_embeddings_input_dim"]
             - len(time_ids) * config["addition_time_embed_dim"]

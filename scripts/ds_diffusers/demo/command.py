@@ -34,12 +34,22 @@ def run(arguments: Sequence[str] | None) -> int:
         return run_pipeline(settings) if settings.model else run_random(settings)
     except UserError as error:
         message = str(error)
-    except torch.OutOfMemoryError:
-        message = "the GPU has too little free memory; use a smaller --size or a 16-bit --dtype"
-    except MemoryError:
-        message = "this machine has too little free memory; use a smaller --size or --dtype bfloat16"
+    except (MemoryError, RuntimeError) as error:
+        message = lack_of_memory(error)
+        if message is None:
+            raise
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def lack_of_memory(error: Exception) -> str | None:
+    """What to tell the user where the error is about memory."""
+    # For the CPU, and for what an operator allocates, PyTorch has no class of its own.
+    if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in str(error):
+        return "the GPU has too little free memory; use a smaller --size or a 16-bit --dtype"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
+        return "this machine has too little free memory; use a smaller --size or --dtype bfloat16"
+    return None
 
 
 def run_random(settings: argparse.Namespace) -> int:
@@ -68,7 +78,7 @@ def run_random(settings: argparse.Namespace) -> int:
         latents = {"plain": comparison.plain, "patched": comparison.patched, dtype_name(other): reference}
         save_file({name: tensor.contiguous() for name, tensor in latents.items()}, file)
         print(f"latents in {file}")
-    print_result(settings, unet, settings.size, comparison, seen, reference)
+    print_result(settings, unet, settings.size, settings.size, comparison, seen, reference)
     return 0 if comparison.finite else 1
 
 
@@ -78,11 +88,13 @@ def run_pipeline(settings: argparse.Namespace) -> int:
     comparison, seen = compare_images(run)
     if settings.export:
         config = pipeline.unet.config
-        noise, conditions = random_inputs(config, run.size, settings.seed, settings.device, settings.dtype)
+        noise, conditions = random_inputs(
+            config, (run.height, run.width), settings.seed, settings.device, settings.dtype
+        )
         print(export_result(pipeline.unet, noise, conditions, settings.export))
     reference = latents_in(run, reference_dtype(settings.dtype))
     print(f"images in {settings.output}: plain.png, patched.png, side_by_side.png")
-    print_result(settings, pipeline.unet, run.size, comparison, seen, reference)
+    print_result(settings, pipeline.unet, run.height, run.width, comparison, seen, reference)
     return 0 if comparison.finite else 1
 
 
@@ -111,7 +123,8 @@ def export_result(unet: nn.Module, noise: Tensor, conditions: dict[str, Any], fi
 def print_result(
     settings: argparse.Namespace,
     unet: nn.Module,
-    size: int,
+    height: int,
+    width: int,
     comparison: Comparison,
     seen: Report,
     reference: Tensor,
@@ -122,7 +135,7 @@ def print_result(
     print(
         f"\nmodel            {settings.model or settings.architecture}, a UNet of {millions:.1f} million "
         f"parameters\n"
-        f"image            {size} x {size} pixels, steps: {settings.steps}, {own} on {settings.device}"
+        f"image            {width} x {height} pixels, steps: {settings.steps}, {own} on {settings.device}"
         f"{f', {torch.get_num_threads()} threads' if settings.device.type == 'cpu' else ''}\n"
         f"blocks           {str(seen).replace(chr(10), chr(10) + ' ' * 17)}\n"
         f"seconds a step   {comparison.speed()}\n"

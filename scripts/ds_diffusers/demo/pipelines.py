@@ -42,17 +42,26 @@ def load_pipeline(settings: argparse.Namespace) -> DiffusionPipeline:
     return pipeline.to(settings.device)
 
 
+def size_of(pipeline: DiffusionPipeline, size: int | None) -> tuple[int, int]:
+    """Height and width in pixels: `size` for both, or None for the model's own."""
+    if size is not None:
+        return size, size
+    own = pipeline.unet.config.sample_size
+    rows, columns = (own, own) if isinstance(own, int) else own
+    return rows * pipeline.vae_scale_factor, columns * pipeline.vae_scale_factor
+
+
 class ImageRun:
     """Makes one image again and again from the same noise, and notes when each step ended."""
 
     def __init__(self, pipeline: DiffusionPipeline, settings: argparse.Namespace) -> None:
         self.pipeline = pipeline
         self.settings = settings
-        self.size = settings.size or pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-        side = self.size // pipeline.vae_scale_factor
+        self.height, self.width = size_of(pipeline, settings.size)
+        rows, columns = self.height // pipeline.vae_scale_factor, self.width // pipeline.vae_scale_factor
         # Drawn here, as a pipeline would draw other noise for another dtype.
         generator = torch.Generator().manual_seed(settings.seed)
-        self.noise = torch.randn((1, pipeline.unet.config.in_channels, side, side), generator=generator)
+        self.noise = torch.randn((1, pipeline.unet.config.in_channels, rows, columns), generator=generator)
         self.latents = self.noise
         self.step_seconds: list[float] = []
 
@@ -74,8 +83,8 @@ class ImageRun:
             prompt=settings.prompt,
             negative_prompt=settings.negative_prompt,
             num_inference_steps=steps,
-            height=self.size,
-            width=self.size,
+            height=self.height,
+            width=self.width,
             latents=self.noise.to(settings.device, self.pipeline.unet.dtype),
             generator=torch.Generator().manual_seed(settings.seed),
             callback_on_step_end=note_step,

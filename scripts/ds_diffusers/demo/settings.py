@@ -41,7 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prompt", help="with --model (default: a photo of a lighthouse at dawn)")
     parser.add_argument("--negative-prompt", help="with --model")
-    parser.add_argument("--guidance-scale", type=float, metavar="NUMBER", help="default: the model's own")
+    parser.add_argument(
+        "--guidance-scale",
+        type=float,
+        metavar="NUMBER",
+        help="0 to 100; with --model, 0 and 1 are without guidance (default: the model's own)",
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is a GPU)")
     parser.add_argument("--dtype", choices=DTYPES, help="default: float16 on cuda, float32 on cpu")
     parser.add_argument("--steps", type=int, metavar="N", help="default: 20; without --model on the cpu 4")
@@ -122,8 +127,8 @@ def _check_numbers(settings: argparse.Namespace) -> None:
         raise UserError(f"--size is {settings.size}, must be a multiple of {LATENT_SCALE} from 64 on")
     if not 0 <= settings.seed < 2**63:
         raise UserError(f"--seed is {settings.seed}, must be 0 to 2^63 - 1")
-    if settings.guidance_scale is not None and not 1 < settings.guidance_scale <= 100:
-        raise UserError(f"--guidance-scale is {settings.guidance_scale:g}, must be above 1 and at most 100")
+    if settings.guidance_scale is not None and not 0 <= settings.guidance_scale <= 100:
+        raise UserError(f"--guidance-scale is {settings.guidance_scale:g}, must be 0 to 100")
 
 
 def _check_paths(settings: argparse.Namespace) -> None:
