@@ -3,6 +3,7 @@
 #define DS_LINEAR_PARAMS_H
 
 #include "ds_dtype.h"
+#include <stddef.h>
 #include <stdint.h>
 
 // output = input · weightᵀ + bias + residual (torch.nn.functional.linear), absent terms left out, accumulated
@@ -26,6 +27,8 @@ typedef struct ds_linear_params {
   int64_t residual_row_stride;
   void *output; // [rows, out_features]
   int64_t output_row_stride;
+  void *workspace; // memory for the product's own use, aligned to 256 bytes; NULL: none
+  size_t workspace_bytes;
 } ds_linear_params;
 
 #endif

@@ -8,11 +8,13 @@ typedef struct matrix {
   int64_t row_stride;
 } matrix;
 
-// A Linear's parameters, and the output features that a product of several of them has together.
+// A Linear's parameters, the output features that a product of several of them has together, and the
+// workspace of the product.
 typedef struct projection {
   const ds_tensor *weight;
   const ds_tensor *bias;
   int64_t out_features;
+  ds_block_buffer workspace;
 } projection;
 
 typedef struct norm {
@@ -42,22 +44,25 @@ static const void *data_or_null(const ds_tensor *tensor) {
 // output = input · weightᵀ + bias + residual; residual.data NULL: none. The weight is not quantised.
 static ds_status linear(const ds_block_call *call, int64_t rows, matrix input, projection weights,
                         matrix residual, matrix output) {
+  const size_t workspace_bytes = call->buffers[weights.workspace].bytes;
   const ds_tensor *weight = weights.weight;
   const int64_t in_features = weight->sizes[1];
-  const ds_linear_params params = {.dtype = call->dtype,
-                                   .rows = rows,
-                                   .in_features = in_features,
-                                   .out_features = weights.out_features,
-                                   .input = input.data,
-                                   .input_row_stride = input.row_stride,
-                                   .weight = weight->data,
-                                   .weight_row_stride =
-                                       weight->sizes[0] > 1 ? weight->strides[0] : in_features,
-                                   .bias = data_or_null(weights.bias),
-                                   .residual = residual.data,
-                                   .residual_row_stride = residual.row_stride,
-                                   .output = output.data,
-                                   .output_row_stride = output.row_stride};
+  const ds_linear_params params = {
+      .dtype = call->dtype,
+      .rows = rows,
+      .in_features = in_features,
+      .out_features = weights.out_features,
+      .input = input.data,
+      .input_row_stride = input.row_stride,
+      .weight = weight->data,
+      .weight_row_stride = weight->sizes[0] > 1 ? weight->strides[0] : in_features,
+      .bias = data_or_null(weights.bias),
+      .residual = residual.data,
+      .residual_row_stride = residual.row_stride,
+      .output = output.data,
+      .output_row_stride = output.row_stride,
+      .workspace = workspace_bytes == 0 ? NULL : ds_block_buffer_at(call, weights.workspace),
+      .workspace_bytes = workspace_bytes};
   return rows == 0 ? DS_OK : call->services->linear(call->services->host, &params);
 }
 
@@ -98,7 +103,7 @@ typedef struct attention {
   const ds_attention_arguments *arguments;
   const ds_attention_shape *shape;
   ds_projection_grouping grouping;
-  ds_block_buffer normalised, query, key, value, heads;
+  ds_block_buffer normalised, query, key, value, heads, workspace; // the workspace of its products
 } attention;
 
 typedef struct query_key_value {
@@ -125,23 +130,27 @@ static ds_status project(const ds_block_call *call, const attention *self, query
   if (self->grouping == DS_PROJECT_ALL_TOGETHER) {
     const matrix all = own_matrix(call, self->query, 3 * inner);
     *result = (query_key_value){all, columns_from(call, all, inner), columns_from(call, all, 2 * inner)};
-    return linear(call, rows, normalised, (projection){weights->q_weight, weights->q_bias, 3 * inner}, none,
-                  all);
+    return linear(call, rows, normalised,
+                  (projection){weights->q_weight, weights->q_bias, 3 * inner, self->workspace}, none, all);
   }
   result->query = own_matrix(call, self->query, inner);
-  DS_CHECK(linear(call, rows, normalised, (projection){weights->q_weight, weights->q_bias, inner}, none,
+  DS_CHECK(linear(call, rows, normalised,
+                  (projection){weights->q_weight, weights->q_bias, inner, self->workspace}, none,
                   result->query));
   if (self->grouping == DS_PROJECT_KEY_VALUE_TOGETHER) {
     result->key = own_matrix(call, self->key, 2 * inner);
     result->value = columns_from(call, result->key, inner);
-    return linear(call, key_rows, source, (projection){weights->k_weight, weights->k_bias, 2 * inner}, none,
+    return linear(call, key_rows, source,
+                  (projection){weights->k_weight, weights->k_bias, 2 * inner, self->workspace}, none,
                   result->key);
   }
   result->key = own_matrix(call, self->key, inner);
   result->value = own_matrix(call, self->value, inner);
-  DS_CHECK(linear(call, key_rows, source, (projection){weights->k_weight, weights->k_bias, inner}, none,
+  DS_CHECK(linear(call, key_rows, source,
+                  (projection){weights->k_weight, weights->k_bias, inner, self->workspace}, none,
                   result->key));
-  return linear(call, key_rows, source, (projection){weights->v_weight, weights->v_bias, inner}, none,
+  return linear(call, key_rows, source,
+                (projection){weights->v_weight, weights->v_bias, inner, self->workspace}, none,
                 result->value);
 }
 
@@ -196,7 +205,8 @@ static ds_status project_add_normalise(const ds_block_call *call, matrix input, 
     return normalise(call, rows_of(call, sums), NULL, none, norm_weights, output, NULL);
   }
   const matrix bare = own_matrix(call, product, channels);
-  DS_CHECK(linear(call, rows, input, (projection){weights.weight, NULL, channels}, none, bare));
+  DS_CHECK(
+      linear(call, rows, input, (projection){weights.weight, NULL, channels, weights.workspace}, none, bare));
   return normalise(call, rows_of(call, bare), weights.bias, residual, norm_weights, output, sums.data);
 }
 
@@ -232,7 +242,7 @@ static ds_status feed_forward_linear(const ds_block_call *call, matrix input, pr
     weight.dtype = call->dtype;
     weight.sizes = sizes;
     weight.strides = strides;
-    projection part = {&weight, NULL, sizes[0]};
+    projection part = {&weight, NULL, sizes[0], weights.workspace};
     if (weights.bias != NULL) {
       bias = *weights.bias;
       bias.data = columns_from(call, (matrix){bias.data, 0}, first).data;
@@ -258,7 +268,8 @@ static ds_status project_and_gate(const ds_block_call *call, matrix gated) {
     return call->services->gated_linear(call->services->host, &params);
   }
   const matrix none = {NULL, 0}, hidden = own_matrix(call, DS_BLOCK_FF_HIDDEN, 2 * inner);
-  DS_CHECK(feed_forward_linear(call, normalised, (projection){arguments->ff_in_weight, NULL, 2 * inner},
+  DS_CHECK(feed_forward_linear(call, normalised,
+                               (projection){arguments->ff_in_weight, NULL, 2 * inner, DS_BLOCK_NO_BUFFER},
                                arguments->ff_in_scale, DS_BLOCK_FF_IN_WEIGHT, none, hidden));
   const ds_gated_activation_params gate = {.dtype = call->dtype,
                                            .rows = rows,
@@ -276,7 +287,8 @@ static ds_status feed_forward(const ds_block_call *call, matrix residual, void *
   const int64_t rows = call->shape.rows, channels = call->shape.channels;
   const matrix none = {NULL, 0}, output = {y, channels};
   const matrix gated = own_matrix(call, DS_BLOCK_FF_GATED, call->shape.ff_inner);
-  const projection out = {arguments->ff_out_weight, arguments->ff_out_bias, channels};
+  const projection out = {arguments->ff_out_weight, arguments->ff_out_bias, channels,
+                          DS_BLOCK_FF_OUT_WORKSPACE};
 
   DS_CHECK(project_and_gate(call, gated));
   if (call->services->linear_adds_residual)
@@ -284,8 +296,8 @@ static ds_status feed_forward(const ds_block_call *call, matrix residual, void *
                                output);
 
   const matrix bare = own_matrix(call, DS_BLOCK_FF_PRODUCT, channels);
-  DS_CHECK(feed_forward_linear(call, gated, (projection){out.weight, NULL, channels}, arguments->ff_out_scale,
-                               DS_BLOCK_FF_OUT_WEIGHT, none, bare));
+  DS_CHECK(feed_forward_linear(call, gated, (projection){out.weight, NULL, channels, out.workspace},
+                               arguments->ff_out_scale, DS_BLOCK_FF_OUT_WEIGHT, none, bare));
   const ds_bias_add_params add = {.dtype = call->dtype,
                                   .rows = rows,
                                   .cols = channels,
@@ -300,12 +312,14 @@ static ds_status run(const ds_block_call *call, void *output) {
   const ds_block_arguments *a = call->arguments;
   const int64_t channels = call->shape.channels;
   const norm norm2 = {a->norm2_weight, a->norm2_bias}, norm3 = {a->norm3_weight, a->norm3_bias};
-  const projection out1 = {a->attn1.out_weight, a->attn1.out_bias, channels};
-  const projection out2 = {a->attn2.out_weight, a->attn2.out_bias, channels};
-  const attention first = {&a->attn1,       &call->shape.attn1, call->grouping1, DS_BLOCK_NORMALISED1,
-                           DS_BLOCK_QUERY1, DS_BLOCK_KEY1,      DS_BLOCK_VALUE1, DS_BLOCK_HEADS1};
-  const attention second = {&a->attn2,       &call->shape.attn2, call->grouping2, DS_BLOCK_NORMALISED2,
-                            DS_BLOCK_QUERY2, DS_BLOCK_KEY2,      DS_BLOCK_VALUE2, DS_BLOCK_HEADS2};
+  const projection out1 = {a->attn1.out_weight, a->attn1.out_bias, channels, DS_BLOCK_OUT1_WORKSPACE};
+  const projection out2 = {a->attn2.out_weight, a->attn2.out_bias, channels, DS_BLOCK_OUT2_WORKSPACE};
+  const attention first = {
+      &a->attn1,     &call->shape.attn1, call->grouping1, DS_BLOCK_NORMALISED1,       DS_BLOCK_QUERY1,
+      DS_BLOCK_KEY1, DS_BLOCK_VALUE1,    DS_BLOCK_HEADS1, DS_BLOCK_PROJECT1_WORKSPACE};
+  const attention second = {
+      &a->attn2,     &call->shape.attn2, call->grouping2, DS_BLOCK_NORMALISED2,       DS_BLOCK_QUERY2,
+      DS_BLOCK_KEY2, DS_BLOCK_VALUE2,    DS_BLOCK_HEADS2, DS_BLOCK_PROJECT2_WORKSPACE};
   matrix residual, heads;
   DS_CHECK(normalise_input(call, &residual));
   DS_CHECK(attend(call, &first, &heads));

@@ -1,5 +1,5 @@
-// What operators of several steps need from outside the library: scratch memory, matrix products, attention. The host
-// fills the table (ATen, cuBLASLt, or plain C in a test); the operator never asks who did.
+// What operators of several steps need from outside the library: scratch memory, matrix products, attention.
+// The host fills the table (ATen, cuBLASLt, or plain C in a test); the operator never asks who did.
 #ifndef DS_SERVICES_H
 #define DS_SERVICES_H
 
@@ -25,8 +25,10 @@ typedef struct ds_services {
   ds_status (*allocate)(void *host, size_t bytes, void **memory);
 
   // output = input · weightᵀ + bias + residual. residual is only given where linear_adds_residual is set.
+  // More of a workspace than linear_workspace_bytes (0: any) would not be used.
   ds_status (*linear)(void *host, const ds_linear_params *params);
   int linear_adds_residual;
+  size_t linear_workspace_bytes;
 
   // Writes params->output and its address to *result; or, where the host has the result elsewhere, that
   // address: of [batch, query_tokens, heads · head_size], contiguous, valid until the next call of attention

@@ -10,16 +10,13 @@ static uintptr_t aligned(uintptr_t address) {
 
 static ds_status allocate(void *host, size_t bytes, void **memory) {
   ds_aten_services *self = host;
-  const size_t workspace_bytes =
-      self->like.device_type == DS_CUDA ? self->context->cuda->linear_workspace_bytes : 0;
   // torch aligns to 64 bytes on the CPU and to 512 on CUDA; the slack makes it what was promised on both.
-  const int64_t total = (int64_t)(aligned(bytes) + workspace_bytes + DS_SCRATCH_ALIGNMENT);
+  const int64_t total = (int64_t)(bytes + DS_SCRATCH_ALIGNMENT);
   const int64_t stride = 1;
   DS_CHECK(ds_torch_empty_strided(1, &total, &stride, aoti_torch_dtype_uint8(), &self->like, &self->scratch));
   void *data = NULL;
   DS_CHECK(DS_TORCH(aoti_torch_get_data_ptr, (self->scratch, &data)));
   *memory = (void *)aligned((uintptr_t)data);
-  self->workspace = (char *)*memory + aligned(bytes);
   return DS_OK;
 }
 
@@ -74,7 +71,7 @@ static ds_status linear_cuda(void *host, const ds_linear_params *params) {
   ds_linear_params product = *params;
   DS_CHECK(find_precision(self));
   product.allow_tf32 = self->allow_tf32;
-  return from_module(self, cuda->linear(&product, self->workspace, self->context->stream));
+  return from_module(self, cuda->linear(&product, self->context->stream));
 }
 
 static int gated_linear_serves(void *host, const ds_gated_linear_params *params) {
@@ -206,13 +203,15 @@ void ds_aten_services_begin(ds_aten_services *services, const ds_context *contex
                             const ds_tensor *like) {
   memset(services, 0, sizeof *services);
   const int on_cuda = like->device_type == DS_CUDA;
-  services->table = (ds_services){.host = services,
-                                  .allocate = allocate,
-                                  .linear = on_cuda ? linear_cuda : linear_cpu,
-                                  .linear_adds_residual = on_cuda,
-                                  .attention = attention,
-                                  .gated_linear_serves = on_cuda ? gated_linear_serves : NULL,
-                                  .gated_linear = on_cuda ? gated_linear : NULL};
+  services->table =
+      (ds_services){.host = services,
+                    .allocate = allocate,
+                    .linear = on_cuda ? linear_cuda : linear_cpu,
+                    .linear_adds_residual = on_cuda,
+                    .linear_workspace_bytes = on_cuda ? context->cuda->linear_workspace_bytes : 0,
+                    .attention = attention,
+                    .gated_linear_serves = on_cuda ? gated_linear_serves : NULL,
+                    .gated_linear = on_cuda ? gated_linear : NULL};
   services->context = context;
   services->op = op;
   services->like = *like;

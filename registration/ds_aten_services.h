@@ -14,7 +14,6 @@ typedef struct ds_aten_services {
   ds_tensor like;                     // dtype and device of the call's tensors
   int precision_is_known, allow_tf32; // of float32 products on CUDA
   AtenTensorHandle scratch;
-  void *workspace;            // of the CUDA module's products, behind the operator's own scratch memory
   AtenTensorHandle attention; // the last result of attention
 } ds_aten_services;
 

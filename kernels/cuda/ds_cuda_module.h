@@ -15,7 +15,7 @@ extern "C" {
 
 // Changed whenever a parameter struct or a field's meaning changes; a kernel that is added shows in
 // struct_bytes. A main library takes only a module built from the same interface.
-#define DS_CUDA_MODULE_VERSION 4u
+#define DS_CUDA_MODULE_VERSION 5u
 
 #define DS_CUDA_MODULE_FILE "libds_diffusers_cuda.so"
 #define DS_CUDA_MODULE_SYMBOL "ds_diffusers_cuda_module"
@@ -43,13 +43,13 @@ typedef struct ds_cuda_module {
 #undef DS_CUDA_SPECIAL_KERNEL_FIELD
 #undef DS_CUDA_KERNEL_FIELD
 
-  // cuBLASLt. `workspace` is device memory of at least linear_workspace_bytes, aligned to 256 bytes, free
-  // for reuse by later work on the same stream. DS_E_UNSUPPORTED with a message where no cuBLASLt is found.
-  // The first product of each kind (sizes, strides, dtype, device) takes some milliseconds, in which
-  // cuBLASLt's algorithms are timed on a stream and in memory of the module's own; not while `stream` is
-  // captured, nor where the environment says DS_DIFFUSERS_LINEAR_TUNING=0.
+  // cuBLASLt. A workspace, device memory that later work on the same stream may use again, lets it sum in
+  // parts where there are few rows; more than linear_workspace_bytes is of no use. DS_E_UNSUPPORTED with a
+  // message where no cuBLASLt is found. The first product of each kind (sizes, strides, dtype, device) takes
+  // some milliseconds, in which cuBLASLt's algorithms are timed on a stream and in memory of the module's
+  // own; not while `stream` is captured, nor where the environment says DS_DIFFUSERS_LINEAR_TUNING=0.
   size_t linear_workspace_bytes;
-  ds_status (*linear)(const ds_linear_params *params, void *workspace, void *stream);
+  ds_status (*linear)(const ds_linear_params *params, void *stream);
 } ds_cuda_module;
 
 typedef const ds_cuda_module *(*ds_cuda_module_fn)(void);

@@ -21,7 +21,7 @@ DS_CUDA_SPECIAL_KERNELS(DS_DECLARE_SPECIAL_LAUNCHER)
 // and many features, as small images make, keep their partial sums there.
 #define DS_LINEAR_WORKSPACE_BYTES ((size_t)32 << 20)
 
-ds_status ds_linear_cuda(const ds_linear_params *params, void *workspace, void *stream);
+ds_status ds_linear_cuda(const ds_linear_params *params, void *stream);
 
 #ifdef __cplusplus
 }

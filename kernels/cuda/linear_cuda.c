@@ -7,21 +7,23 @@
 
 // The library's kernels read a bias in vectors and, unlike for matrices, there is no way to tell it a lower
 // alignment. So a bias that starts between is copied to the front of the workspace first.
-enum { BIAS_ALIGNMENT = 16, BIAS_COPY_BYTES = 1 << 20 };
+enum { BIAS_ALIGNMENT = 16 };
 
 // What an address is a multiple of: kernels tell the alignments up to a vector's apart, and that of an
 // allocation is what the library takes for granted where it is not told.
 enum { VECTOR_ALIGNMENT = 16, MOST_ALIGNMENT = 256 };
 
-typedef struct workspace_range {
-  char *data;
-  size_t bytes;
-} workspace_range;
-
 static int64_t alignment_of(const void *address) {
   if ((uintptr_t)address % MOST_ALIGNMENT == 0) return MOST_ALIGNMENT;
   const uintptr_t bits = (uintptr_t)address | VECTOR_ALIGNMENT;
   return (int64_t)(bits & (~bits + 1));
+}
+
+// What a copy of the bias takes of the workspace; 0 where the bias can be read as it is.
+static size_t bias_copy_bytes(const ds_linear_params *params) {
+  if (params->bias == NULL || alignment_of(params->bias) >= BIAS_ALIGNMENT) return 0;
+  const size_t bytes = (size_t)params->out_features * ds_dtype_bytes(params->dtype);
+  return (bytes + MOST_ALIGNMENT - 1) / MOST_ALIGNMENT * MOST_ALIGNMENT;
 }
 
 static int64_t smaller(int64_t a, int64_t b) {
@@ -40,8 +42,7 @@ static int fits_cublaslt(const ds_linear_params *params) {
          is_matrix(params->rows, params->out_features, params->output_row_stride) &&
          (params->residual == NULL ||
           is_matrix(params->rows, params->out_features, params->residual_row_stride)) &&
-         (params->bias == NULL || alignment_of(params->bias) >= BIAS_ALIGNMENT ||
-          params->out_features * (int64_t)ds_dtype_bytes(params->dtype) <= BIAS_COPY_BYTES);
+         bias_copy_bytes(params) <= params->workspace_bytes;
 }
 
 // The row stride of a single row is never used, but must look like one.
@@ -49,7 +50,7 @@ static int64_t leading_dimension(int64_t rows, int64_t cols, int64_t row_stride)
   return rows <= 1 ? cols : row_stride;
 }
 
-static ds_linear_key key_of(const ds_linear_params *params, int device, size_t workspace_bytes) {
+static ds_linear_key key_of(const ds_linear_params *params, int device) {
   const int64_t bias_alignment = params->bias == NULL ? MOST_ALIGNMENT : alignment_of(params->bias);
   const int64_t rows = params->rows, in = params->in_features, out = params->out_features;
   return (ds_linear_key){
@@ -70,13 +71,13 @@ static ds_linear_key key_of(const ds_linear_params *params, int device, size_t w
       .output_alignment = smaller(alignment_of(params->output), bias_alignment),
       .has_bias = params->bias != NULL,
       .has_residual = params->residual != NULL,
-      .workspace_bytes = (int64_t)workspace_bytes,
+      .workspace_bytes = (int64_t)params->workspace_bytes,
   };
 }
 
 static ds_status multiply(const ds_cublaslt *library, cublasLtHandle_t handle, int device,
-                          const ds_linear_params *params, workspace_range workspace, void *stream) {
-  const ds_linear_key key = key_of(params, device, workspace.bytes);
+                          const ds_linear_params *params, void *stream) {
+  const ds_linear_key key = key_of(params, device);
   ds_linear_descriptors descriptors;
   ds_linear_plan plan;
   DS_CHECK(ds_linear_describe(library, &key, params->bias, &descriptors));
@@ -84,8 +85,8 @@ static ds_status multiply(const ds_cublaslt *library, cublasLtHandle_t handle, i
   if (status == DS_OK && !plan.supported) {
     status = ds_linear_direct_cuda(params, stream);
   } else if (status == DS_OK) {
-    const ds_linear_operands operands = {params->input,  params->weight, params->residual,
-                                         params->output, workspace.data, workspace.bytes};
+    const ds_linear_operands operands = {params->input,  params->weight,    params->residual,
+                                         params->output, params->workspace, params->workspace_bytes};
     const cublasStatus_t result =
         ds_linear_multiply(library, handle, &descriptors, &operands, &plan.algorithm, (cudaStream_t)stream);
     if (result != CUBLAS_STATUS_SUCCESS)
@@ -96,15 +97,16 @@ static ds_status multiply(const ds_cublaslt *library, cublasLtHandle_t handle, i
 }
 
 // Makes the bias of *params one that the library can read.
-static ds_status align_bias(ds_linear_params *params, workspace_range *workspace, void *stream) {
-  if (params->bias == NULL || alignment_of(params->bias) >= BIAS_ALIGNMENT) return DS_OK;
+static ds_status align_bias(ds_linear_params *params, void *stream) {
+  const size_t copy_bytes = bias_copy_bytes(params);
+  if (copy_bytes == 0) return DS_OK;
   const size_t bytes = (size_t)params->out_features * ds_dtype_bytes(params->dtype);
   const cudaError_t error =
-      cudaMemcpyAsync(workspace->data, params->bias, bytes, cudaMemcpyDeviceToDevice, (cudaStream_t)stream);
+      cudaMemcpyAsync(params->workspace, params->bias, bytes, cudaMemcpyDeviceToDevice, (cudaStream_t)stream);
   if (error != cudaSuccess) return ds_cuda_error("copying a bias to an aligned address", error);
-  params->bias = workspace->data;
-  workspace->data += BIAS_COPY_BYTES;
-  workspace->bytes -= BIAS_COPY_BYTES;
+  params->bias = params->workspace;
+  params->workspace = (char *)params->workspace + copy_bytes;
+  params->workspace_bytes -= copy_bytes;
   return DS_OK;
 }
 
@@ -133,7 +135,7 @@ static ds_linear_params rows_of(const ds_linear_params *params, int64_t first, i
   return part;
 }
 
-static ds_status multiply_all(const ds_linear_params *params, workspace_range workspace, void *stream) {
+static ds_status multiply_all(const ds_linear_params *params, void *stream) {
   const ds_cublaslt *library;
   cublasLtHandle_t handle;
   int device = 0;
@@ -143,24 +145,23 @@ static ds_status multiply_all(const ds_linear_params *params, workspace_range wo
   DS_CHECK(ds_cublaslt_handle(library, device, &handle));
 
   ds_linear_params aligned = *params;
-  DS_CHECK(align_bias(&aligned, &workspace, stream));
+  DS_CHECK(align_bias(&aligned, stream));
   const int64_t step = rows_at_once(params);
   for (int64_t first = 0; first < params->rows; first += step) {
     const ds_linear_params part = rows_of(&aligned, first, smaller(params->rows - first, step));
-    DS_CHECK(multiply(library, handle, device, &part, workspace, stream));
+    DS_CHECK(multiply(library, handle, device, &part, stream));
   }
   return DS_OK;
 }
 
-ds_status ds_linear_cuda(const ds_linear_params *params, void *workspace, void *stream) {
+ds_status ds_linear_cuda(const ds_linear_params *params, void *stream) {
   if (params->rows == 0 || params->out_features == 0) return DS_OK;
   if (ds_dtype_bytes(params->dtype) == 0)
     return ds_error(DS_E_DTYPE, "linear: dtype %s is not supported", ds_dtype_name(params->dtype));
   if (!fits_cublaslt(params)) return ds_linear_direct_cuda(params, stream);
-  const workspace_range range = {workspace, DS_LINEAR_WORKSPACE_BYTES};
   // The library loads its kernels when they are first used.
   const enum cudaStreamCaptureMode previous = ds_cuda_begin_relaxed();
-  const ds_status status = multiply_all(params, range, stream);
+  const ds_status status = multiply_all(params, stream);
   ds_cuda_end_relaxed(previous);
   return status;
 }

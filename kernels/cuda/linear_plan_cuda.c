@@ -120,16 +120,25 @@ static cublasStatus_t ask(const ds_cublaslt *library, cublasLtHandle_t handle, c
   return status;
 }
 
+// What the heuristic offers behind its first answer can ask for more alignment than it was told of.
+static int is_aligned_for_all(const ds_linear_key *key) {
+  enum { VECTOR_BYTES = 16 };
+  return key->input_alignment >= VECTOR_BYTES && key->weight_alignment >= VECTOR_BYTES &&
+         key->output_alignment >= VECTOR_BYTES &&
+         (!key->has_residual || key->residual_alignment >= VECTOR_BYTES);
+}
+
 // Given a workspace, the heuristic may offer one shape of tile again and again, each time summing in more
 // parts. Without a workspace it has to offer others: they get the last places.
 ds_status ds_linear_find_candidates(const ds_cublaslt *library, cublasLtHandle_t handle,
                                     const ds_linear_key *key, const ds_linear_descriptors *descriptors,
                                     ds_linear_candidates *candidates) {
   enum { WITH_WORKSPACE = 10 };
+  const int any = is_aligned_for_all(key);
   candidates->count = 0;
-  cublasStatus_t status =
-      ask(library, handle, key, descriptors, (uint64_t)key->workspace_bytes, WITH_WORKSPACE, candidates);
-  if (status == CUBLAS_STATUS_SUCCESS)
+  cublasStatus_t status = ask(library, handle, key, descriptors, (uint64_t)key->workspace_bytes,
+                              any ? WITH_WORKSPACE : 1, candidates);
+  if (status == CUBLAS_STATUS_SUCCESS && (any || candidates->count == 0))
     status = ask(library, handle, key, descriptors, 0, DS_LINEAR_MOST_CANDIDATES, candidates);
   return status == CUBLAS_STATUS_SUCCESS
              ? DS_OK

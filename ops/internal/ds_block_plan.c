@@ -3,6 +3,8 @@
 // The steps of a block, in order: the time axis on which its buffers live.
 enum { NORM1, PROJECT1, ATTEND1, OUT1, NORM2, PROJECT2, ATTEND2, OUT2, NORM3, FF_IN, GATE, FF_OUT, ADD };
 
+enum { LEAST_WORKSPACE_BYTES = 64 << 10 };
+
 // Whether `second` starts in memory where `first` ends, so that both are one matrix or vector.
 static int follows(const ds_tensor *first, const ds_tensor *second) {
   if (first == NULL || second == NULL) return first == second;
@@ -83,6 +85,28 @@ static void plan_projections(ds_block_call *call, const ds_attention_shape *atte
   }
 }
 
+// Products of few rows sum in parts, in float32: three parts of a result of this width fit. It takes no more
+// than the feed-forward needs in any case. A misaligned bias is copied to it. The feed-forward's first
+// product gets none: it is wide, and its bias is not its own.
+static void plan_workspaces(ds_block_call *call) {
+  static const struct {
+    int index, step, second;
+  } products[] = {{DS_BLOCK_PROJECT1_WORKSPACE, PROJECT1, 0},
+                  {DS_BLOCK_OUT1_WORKSPACE, OUT1, 0},
+                  {DS_BLOCK_PROJECT2_WORKSPACE, PROJECT2, 1},
+                  {DS_BLOCK_OUT2_WORKSPACE, OUT2, 1},
+                  {DS_BLOCK_FF_OUT_WORKSPACE, FF_OUT, 0}};
+  const size_t most = call->services->linear_workspace_bytes;
+  for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
+    if (most == 0 || (products[i].second && !call->shape.attn2.present)) continue;
+    plan_buffer(call, products[i].index, call->shape.rows, 6 * call->shape.channels, products[i].step,
+                products[i].step);
+    size_t *bytes = &call->buffers[products[i].index].bytes;
+    if (*bytes < LEAST_WORKSPACE_BYTES) *bytes = LEAST_WORKSPACE_BYTES;
+    if (*bytes > most) *bytes = most;
+  }
+}
+
 ds_gated_linear_params ds_block_gated_linear(const ds_block_call *call) {
   const ds_block_arguments *arguments = call->arguments;
   const int64_t inner = call->shape.ff_inner, channels = call->shape.channels;
@@ -143,6 +167,7 @@ ds_status ds_block_plan(ds_block_call *call) {
   }
   plan_buffer(call, DS_BLOCK_NORMALISED3, rows, channels, shape->attn2.present ? NORM3 : NORM2, FF_IN);
   plan_feed_forward(call);
+  plan_workspaces(call);
 
   DS_CHECK(check_sizes(call));
   void *memory = NULL;

@@ -7,8 +7,9 @@
 #include "ds_block_shape.h"
 #include "ds_scratch.h"
 
-// Scratch buffers, all in the tensors' dtype with contiguous rows.
+// Scratch buffers; all but workspaces in the tensors' dtype with contiguous rows.
 typedef enum ds_block_buffer {
+  DS_BLOCK_NO_BUFFER,   // never planned
   DS_BLOCK_INPUT_COPY,  // [rows, channels]: hidden_states with regular rows, where its own are not
   DS_BLOCK_NORMALISED1, // [rows, channels]
   DS_BLOCK_QUERY1,      // [rows, inner], or [rows, 3 · inner] with key and value behind it in each row
@@ -26,11 +27,16 @@ typedef enum ds_block_buffer {
   DS_BLOCK_PRODUCT2,
   DS_BLOCK_SUM2,
   DS_BLOCK_NORMALISED3,
-  DS_BLOCK_FF_HIDDEN,     // [rows, 2 · ff_inner], unless the gate is fused
-  DS_BLOCK_FF_GATED,      // [rows, ff_inner]
-  DS_BLOCK_FF_PRODUCT,    // [rows, channels]
-  DS_BLOCK_FF_IN_WEIGHT,  // [features at once, channels]: rows of a quantised weight, dequantised
-  DS_BLOCK_FF_OUT_WEIGHT, // [features at once, ff_inner]
+  DS_BLOCK_FF_HIDDEN,          // [rows, 2 · ff_inner], unless the gate is fused
+  DS_BLOCK_FF_GATED,           // [rows, ff_inner]
+  DS_BLOCK_FF_PRODUCT,         // [rows, channels]
+  DS_BLOCK_FF_IN_WEIGHT,       // [features at once, channels]: rows of a quantised weight, dequantised
+  DS_BLOCK_FF_OUT_WEIGHT,      // [features at once, ff_inner]
+  DS_BLOCK_PROJECT1_WORKSPACE, // of the linear service, as the following
+  DS_BLOCK_OUT1_WORKSPACE,
+  DS_BLOCK_PROJECT2_WORKSPACE,
+  DS_BLOCK_OUT2_WORKSPACE,
+  DS_BLOCK_FF_OUT_WORKSPACE,
   DS_BLOCK_BUFFERS
 } ds_block_buffer;
 

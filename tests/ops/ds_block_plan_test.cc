@@ -108,6 +108,7 @@ TEST(BlockPlan, AGatedLinearReplacesTheProductAndItsMemory) {
     block_case block({.ff_inner = 1000, .activation_type = 4});
     plain_services services(true, true);
     services.serves_gated_linear = serves;
+    services.table.linear_workspace_bytes = 0;
     ASSERT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
     EXPECT_EQ(services.linears.size(), serves ? 9u : 10u);
     ASSERT_EQ(services.gated_linears.size(), serves ? 1u : 0u);
@@ -124,6 +125,23 @@ TEST(BlockPlan, AGatedLinearReplacesTheProductAndItsMemory) {
   }
   EXPECT_GT(bytes[false], size_t{10 * 3 * 1000 * 4});
   EXPECT_LT(bytes[true], size_t{10 * 2 * 1000 * 4});
+}
+
+TEST(BlockPlan, WorkspacesLieWhereTheFeedForwardNeedsMemoryAnyway) {
+  size_t bytes[2];
+  for (const bool any : {false, true}) {
+    block_case block({.tokens = 64, .channels = 64, .heads = 4, .head_size = 16, .ff_inner = 256});
+    plain_services services(true);
+    services.table.linear_workspace_bytes = any ? 1 << 30 : 0;
+    ASSERT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
+    for (const ds_linear_params &product : services.linears) {
+      const bool has_one = any && product.out_features != 512;
+      EXPECT_EQ(product.workspace_bytes, has_one ? size_t{6 * 128 * 64 * 4} : 0u);
+      EXPECT_EQ(product.workspace != nullptr, has_one);
+    }
+    bytes[any] = services.scratch_bytes;
+  }
+  EXPECT_EQ(bytes[true], bytes[false]);
 }
 
 TEST(BlockPlan, AQuantizedWeightIsNotAskedAbout) {

@@ -17,6 +17,7 @@ public:
              allocate,
              linear,
              adds_residual ? 1 : 0,
+             1 << 20,
              attention,
              gates ? gated_linear_serves : nullptr,
              gates ? gated_linear : nullptr};
@@ -76,6 +77,8 @@ private:
     const auto read = [&](const void *data, int64_t offset) {
       return read_element(p->dtype, static_cast<const char *>(data) + offset * bytes);
     };
+    if (p->workspace_bytes != 0)
+      std::memset(p->workspace, 0xff, p->workspace_bytes); // it is the product's own
     for (int64_t row = 0; row < p->rows; row++)
       for (int64_t out = 0; out < p->out_features; out++) {
         double sum = p->bias == nullptr ? 0.0 : read(p->bias, out);

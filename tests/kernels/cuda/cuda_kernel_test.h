@@ -39,6 +39,13 @@ private:
   size_t bytes_;
 };
 
+inline ds_status multiply(const ds_cuda_module *module, ds_linear_params params,
+                          const device_buffer &workspace, cudaStream_t stream) {
+  params.workspace = workspace.data();
+  params.workspace_bytes = workspace.bytes();
+  return module->linear(&params, stream);
+}
+
 // Copies of host matrices on the device, at addresses aligned alike.
 class device_copies {
 public:

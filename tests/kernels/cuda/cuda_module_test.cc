@@ -32,7 +32,7 @@ TEST(CudaModule, RefusesDtypesThatKernelsDoNotComputeWith) {
   ds_linear_params product = {};
   product.dtype = DS_INT8;
   product.rows = product.out_features = 1;
-  EXPECT_EQ(module->linear(&product, nullptr, nullptr), DS_E_DTYPE);
+  EXPECT_EQ(module->linear(&product, nullptr), DS_E_DTYPE);
   EXPECT_STREQ(module->error_message(), "linear: dtype int8 is not supported");
 }
 
@@ -78,10 +78,8 @@ protected:
     ASSERT_EQ(module->layer_norm(&all.turned_norm.params, stream), DS_OK) << module->error_message();
     ASSERT_EQ(module->gated_activation(&all.gate.params, stream), DS_OK) << module->error_message();
     ASSERT_EQ(module->bias_add(&all.bias.params, stream), DS_OK) << module->error_message();
-    ASSERT_EQ(module->linear(&all.product.params, workspace->data(), stream), DS_OK)
-        << module->error_message();
-    ASSERT_EQ(module->linear(&all.odd_product.params, workspace->data(), stream), DS_OK)
-        << module->error_message();
+    ASSERT_EQ(multiply(module, all.product.params, *workspace, stream), DS_OK) << module->error_message();
+    ASSERT_EQ(multiply(module, all.odd_product.params, *workspace, stream), DS_OK) << module->error_message();
   }
 
   void expect_results(calls *all) {

@@ -140,7 +140,7 @@ public:
       params.weight_row_stride = cols;
       params.output = at.to;
       params.output_row_stride = cols;
-      return module_->linear(&params, workspace_.data(), stream_);
+      return multiply(module_, params, workspace_, stream_);
     };
   }
 
@@ -236,7 +236,7 @@ public:
     params.residual = at.residual;
     params.output = at.output;
     params.residual_row_stride = params.output_row_stride = cols;
-    return module_->linear(&params, workspace_.data(), on);
+    return multiply(module_, params, workspace_, on);
   }
 
 private:

@@ -197,7 +197,7 @@ TEST_F(LargeCuda, Linear) {
   params.output = output.data();
   params.input_row_stride = params.weight_row_stride = in;
   params.output_row_stride = out;
-  ASSERT_EQ(module->linear(&params, workspace.data(), stream), DS_OK) << module->error_message();
+  ASSERT_EQ(multiply(module, params, workspace, stream), DS_OK) << module->error_message();
   wait();
   for (const int64_t row : watched_rows(rows, in)) {
     const std::vector<double> from = ramp(in, row), to = output.read_row(row);

@@ -8,7 +8,7 @@ namespace {
 class LinearCuda : public cuda_dtype_test {
 protected:
   void run(const linear_case &test, cudaStream_t on, const device_buffer &workspace) {
-    ASSERT_EQ(module->linear(&test.params, workspace.data(), on), DS_OK) << module->error_message();
+    ASSERT_EQ(multiply(module, test.params, workspace, on), DS_OK) << module->error_message();
     check_cuda(cudaStreamSynchronize(on));
     test.copies.fetch();
     test.expect_result();
@@ -112,10 +112,10 @@ TEST_P(LinearCuda, NoElementsTouchNothing) {
   params.dtype = dtype;
   params.in_features = 8;
   params.out_features = 8;
-  EXPECT_EQ(module->linear(&params, nullptr, stream), DS_OK);
+  EXPECT_EQ(module->linear(&params, stream), DS_OK);
   params.rows = 8;
   params.out_features = 0;
-  EXPECT_EQ(module->linear(&params, nullptr, stream), DS_OK);
+  EXPECT_EQ(module->linear(&params, stream), DS_OK);
 }
 
 TEST_P(LinearCuda, RoundsToTf32OnlyWhereAllowed) {
@@ -150,7 +150,7 @@ TEST_P(LinearCuda, IsRightWithEachPlan) {
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t executable = nullptr;
     check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    ASSERT_EQ(module->linear(&captured.params, workspace.data(), stream), DS_OK) << module->error_message();
+    ASSERT_EQ(multiply(module, captured.params, workspace, stream), DS_OK) << module->error_message();
     check_cuda(cudaStreamEndCapture(stream, &graph));
     check_cuda(cudaGraphInstantiate(&executable, graph, 0));
     check_cuda(cudaGraphLaunch(executable, stream));
