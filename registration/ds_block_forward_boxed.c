@@ -9,62 +9,51 @@ typedef struct block_forward_arguments {
   int64_t heads; // of both attentions
 } block_forward_arguments;
 
-#define CONTIGUOUS(name, field)                                                                              \
-  {                                                                                                          \
-    name, offsetof(block_forward_arguments, block.field), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_CONTIGUOUS, \
-        "None"                                                                                               \
-  }
-#define MATRIX(name, field, optional)                                                                        \
-  {                                                                                                          \
-    name, offsetof(block_forward_arguments, block.field),                                                    \
-        (optional) ? DS_ARGUMENT_OPTIONAL_TENSOR : DS_ARGUMENT_TENSOR, DS_LAYOUT_REGULAR_ROWS,               \
-        (optional) ? "None" : NULL                                                                           \
-  }
-#define MASK(name, field)                                                                                    \
-  { name, offsetof(block_forward_arguments, block.field), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_ANY, "None" }
+#define FIELD(argument, field) .name = (argument), .offset = offsetof(block_forward_arguments, field)
+#define REQUIRED .kind = DS_ARGUMENT_TENSOR
+#define OPTIONAL .kind = DS_ARGUMENT_OPTIONAL_TENSOR, .default_text = "None"
+#define MATRIX .layout = DS_LAYOUT_REGULAR_ROWS
+#define CONTIGUOUS .layout = DS_LAYOUT_CONTIGUOUS
 
 // An attention's context and mask come before its weights; attn2's are left out, all of them, where there is
 // no second attention.
 static const ds_argument arguments[] = {
-    {"hidden_states", offsetof(block_forward_arguments, block.hidden_states), DS_ARGUMENT_TENSOR,
-     DS_LAYOUT_ROWS, NULL},
-    MATRIX("attn1_context", attn1.context, 1),
-    MASK("attn1_mask", attn1.mask),
-    MATRIX("attn2_context", attn2.context, 1),
-    MASK("attn2_mask", attn2.mask),
-    CONTIGUOUS("norm1_weight", norm1_weight),
-    CONTIGUOUS("norm1_bias", norm1_bias),
-    MATRIX("attn1_q_weight", attn1.q_weight, 0),
-    CONTIGUOUS("attn1_q_bias", attn1.q_bias),
-    MATRIX("attn1_k_weight", attn1.k_weight, 0),
-    CONTIGUOUS("attn1_k_bias", attn1.k_bias),
-    MATRIX("attn1_v_weight", attn1.v_weight, 0),
-    CONTIGUOUS("attn1_v_bias", attn1.v_bias),
-    MATRIX("attn1_out_weight", attn1.out_weight, 0),
-    CONTIGUOUS("attn1_out_bias", attn1.out_bias),
-    CONTIGUOUS("norm2_weight", norm2_weight),
-    CONTIGUOUS("norm2_bias", norm2_bias),
-    MATRIX("attn2_q_weight", attn2.q_weight, 1),
-    CONTIGUOUS("attn2_q_bias", attn2.q_bias),
-    MATRIX("attn2_k_weight", attn2.k_weight, 1),
-    CONTIGUOUS("attn2_k_bias", attn2.k_bias),
-    MATRIX("attn2_v_weight", attn2.v_weight, 1),
-    CONTIGUOUS("attn2_v_bias", attn2.v_bias),
-    MATRIX("attn2_out_weight", attn2.out_weight, 1),
-    CONTIGUOUS("attn2_out_bias", attn2.out_bias),
-    CONTIGUOUS("norm3_weight", norm3_weight),
-    CONTIGUOUS("norm3_bias", norm3_bias),
-    MATRIX("ff_in_weight", ff_in_weight, 0),
-    CONTIGUOUS("ff_in_scale", ff_in_scale),
-    CONTIGUOUS("ff_in_bias", ff_in_bias),
-    MATRIX("ff_out_weight", ff_out_weight, 0),
-    CONTIGUOUS("ff_out_scale", ff_out_scale),
-    CONTIGUOUS("ff_out_bias", ff_out_bias),
-    {"heads", offsetof(block_forward_arguments, heads), DS_ARGUMENT_INT, DS_LAYOUT_ANY, NULL},
-    {"activation_type", offsetof(block_forward_arguments, block.activation_type), DS_ARGUMENT_INT,
-     DS_LAYOUT_ANY, "3"},
-    {"norm_epsilon", offsetof(block_forward_arguments, block.norm_epsilon), DS_ARGUMENT_FLOAT, DS_LAYOUT_ANY,
-     "1e-05"}};
+    {FIELD("hidden_states", block.hidden_states), REQUIRED, .layout = DS_LAYOUT_ROWS},
+    {FIELD("attn1_context", block.attn1.context), OPTIONAL, MATRIX},
+    {FIELD("attn1_mask", block.attn1.mask), OPTIONAL},
+    {FIELD("attn2_context", block.attn2.context), OPTIONAL, MATRIX},
+    {FIELD("attn2_mask", block.attn2.mask), OPTIONAL},
+    {FIELD("norm1_weight", block.norm1_weight), OPTIONAL, CONTIGUOUS},
+    {FIELD("norm1_bias", block.norm1_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("attn1_q_weight", block.attn1.q_weight), REQUIRED, MATRIX},
+    {FIELD("attn1_q_bias", block.attn1.q_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("attn1_k_weight", block.attn1.k_weight), REQUIRED, MATRIX},
+    {FIELD("attn1_k_bias", block.attn1.k_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("attn1_v_weight", block.attn1.v_weight), REQUIRED, MATRIX},
+    {FIELD("attn1_v_bias", block.attn1.v_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("attn1_out_weight", block.attn1.out_weight), REQUIRED, MATRIX},
+    {FIELD("attn1_out_bias", block.attn1.out_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("norm2_weight", block.norm2_weight), OPTIONAL, CONTIGUOUS},
+    {FIELD("norm2_bias", block.norm2_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("attn2_q_weight", block.attn2.q_weight), OPTIONAL, MATRIX},
+    {FIELD("attn2_q_bias", block.attn2.q_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("attn2_k_weight", block.attn2.k_weight), OPTIONAL, MATRIX},
+    {FIELD("attn2_k_bias", block.attn2.k_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("attn2_v_weight", block.attn2.v_weight), OPTIONAL, MATRIX},
+    {FIELD("attn2_v_bias", block.attn2.v_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("attn2_out_weight", block.attn2.out_weight), OPTIONAL, MATRIX},
+    {FIELD("attn2_out_bias", block.attn2.out_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("norm3_weight", block.norm3_weight), OPTIONAL, CONTIGUOUS},
+    {FIELD("norm3_bias", block.norm3_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("ff_in_weight", block.ff_in_weight), REQUIRED, MATRIX, .own_dtype = 1},
+    {FIELD("ff_in_scale", block.ff_in_scale), OPTIONAL, CONTIGUOUS, .own_dtype = 1},
+    {FIELD("ff_in_bias", block.ff_in_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("ff_out_weight", block.ff_out_weight), REQUIRED, MATRIX, .own_dtype = 1},
+    {FIELD("ff_out_scale", block.ff_out_scale), OPTIONAL, CONTIGUOUS, .own_dtype = 1},
+    {FIELD("ff_out_bias", block.ff_out_bias), OPTIONAL, CONTIGUOUS},
+    {FIELD("heads", heads), .kind = DS_ARGUMENT_INT},
+    {FIELD("activation_type", block.activation_type), .kind = DS_ARGUMENT_INT, .default_text = "3"},
+    {FIELD("norm_epsilon", block.norm_epsilon), .kind = DS_ARGUMENT_FLOAT, .default_text = "1e-05"}};
 
 static ds_status run(ds_call *call) {
   block_forward_arguments a;

@@ -1,6 +1,7 @@
 #include "ds_call.h"
 #include "ds_aten.h"
 #include "ds_torch_cuda.h"
+#include <inttypes.h>
 #include <string.h>
 
 static int is_tensor(ds_argument_kind kind) {
@@ -42,15 +43,19 @@ static ds_status check_defined(ds_call *call, int index) {
   return DS_OK;
 }
 
+static ds_status check_rank(const ds_call *call, int index, int64_t rank) {
+  if (rank <= DS_MAX_RANK) return DS_OK;
+  return ds_error(DS_E_SHAPE, DS_NAMESPACE "::%s: %s has rank %" PRId64 ", must be of rank %d or less",
+                  call->definition->name, call->definition->arguments[index].name, rank, DS_MAX_RANK);
+}
+
 static ds_status describe_input(ds_call *call, int index) {
   const ds_argument *argument = &call->definition->arguments[index];
   ds_tensor *tensor = &call->tensors[index];
   DS_CHECK(check_defined(call, index));
   if (call->inputs[index] == NULL) return DS_OK;
   DS_CHECK(ds_torch_describe(call->inputs[index], tensor));
-  if (tensor->rank > DS_MAX_RANK)
-    return ds_error(DS_E_SHAPE, DS_NAMESPACE "::%s: %s has rank %d, must be of rank %d or less",
-                    call->definition->name, argument->name, tensor->rank, DS_MAX_RANK);
+  DS_CHECK(check_rank(call, index, tensor->rank));
   if (has_layout(tensor, argument->layout)) return DS_OK;
   AtenTensorHandle contiguous = NULL;
   DS_CHECK(ds_aten_contiguous(call->inputs[index], &contiguous));
@@ -78,19 +83,45 @@ static ds_status begin(ds_call *call) {
 
 // One tensor on meta makes the dispatcher choose the Meta kernel for all of them, which would hand out memory
 // without values.
-static ds_status check_on_meta(ds_call *call, int index) {
+static ds_status check_on_meta(const ds_call *call, int index) {
   int32_t device_type = 0;
-  DS_CHECK(check_defined(call, index));
-  if (call->inputs[index] == NULL) return DS_OK;
   DS_CHECK(DS_TORCH(aoti_torch_get_device_type, (call->inputs[index], &device_type)));
   if (device_type == aoti_torch_device_type_meta()) return DS_OK;
   return ds_error(DS_E_DEVICE, DS_NAMESPACE "::%s: %s is not on meta, must be on meta, as another tensor is",
                   call->definition->name, call->definition->arguments[index].name);
 }
 
+// As the operators check it, with their words.
+static ds_status check_dtype(const ds_call *call, int index) {
+  const ds_argument *arguments = call->definition->arguments;
+  ds_dtype dtype, first;
+  if (arguments[index].own_dtype) return DS_OK;
+  DS_CHECK(ds_torch_dtype(call->inputs[index], &dtype));
+  DS_CHECK(ds_torch_dtype(call->inputs[0], &first));
+  if (ds_dtype_bytes(dtype) == 0)
+    return ds_error(DS_E_DTYPE, DS_NAMESPACE "::%s: %s has dtype %s, must be float32, float16 or bfloat16",
+                    call->definition->name, arguments[index].name, ds_dtype_name(dtype));
+  if (dtype != first)
+    return ds_error(DS_E_DTYPE, DS_NAMESPACE "::%s: %s has dtype %s, must be %s, the dtype of %s",
+                    call->definition->name, arguments[index].name, ds_dtype_name(dtype), ds_dtype_name(first),
+                    arguments[0].name);
+  return DS_OK;
+}
+
+static ds_status check_meta_input(ds_call *call, int index) {
+  int64_t rank = 0;
+  DS_CHECK(check_defined(call, index));
+  if (call->inputs[index] == NULL) return DS_OK;
+  DS_CHECK(check_on_meta(call, index));
+  DS_CHECK(DS_TORCH(aoti_torch_get_dim, (call->inputs[index], &rank)));
+  DS_CHECK(check_rank(call, index, rank));
+  return check_dtype(call, index);
+}
+
+// What can be known without sizes is checked here, so that a wrong call fails when it is traced.
 static ds_status begin_meta(ds_call *call) {
   for (int i = 0; i < call->definition->argument_count; i++)
-    if (call->inputs[i] != NULL) DS_CHECK(check_on_meta(call, i));
+    if (call->inputs[i] != NULL) DS_CHECK(check_meta_input(call, i));
   return DS_OK;
 }
 

@@ -27,8 +27,8 @@ typedef struct ds_call {
 // with ds_error_message().
 void ds_call_run(const ds_operator *definition, StableIValue *stack);
 
-// The boxed kernel for "meta", which reads no sizes: checks that every tensor is there and is a meta tensor,
-// and no more.
+// The boxed kernel for "meta", which reads no sizes: checks that every tensor is there, is a meta tensor, and
+// is of a right dtype, and no more.
 void ds_call_run_meta(const ds_operator *definition, StableIValue *stack);
 
 // For an operator's `run`: fills its struct of arguments, by their offsets.

@@ -8,12 +8,12 @@ typedef struct gated_activation_arguments {
   int64_t activation_type;
 } gated_activation_arguments;
 
-#define FIELD(name) #name, offsetof(gated_activation_arguments, name)
+#define FIELD(field) .name = #field, .offset = offsetof(gated_activation_arguments, field)
 
 static const ds_argument arguments[] = {
-    {FIELD(activation), DS_ARGUMENT_TENSOR, DS_LAYOUT_ROWS, NULL},
-    {FIELD(bias), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_CONTIGUOUS, NULL},
-    {FIELD(activation_type), DS_ARGUMENT_INT, DS_LAYOUT_ANY, NULL}};
+    {FIELD(activation), .kind = DS_ARGUMENT_TENSOR, .layout = DS_LAYOUT_ROWS},
+    {FIELD(bias), .kind = DS_ARGUMENT_OPTIONAL_TENSOR, .layout = DS_LAYOUT_CONTIGUOUS},
+    {FIELD(activation_type), .kind = DS_ARGUMENT_INT}};
 
 static ds_status run(ds_call *call) {
   gated_activation_arguments a;

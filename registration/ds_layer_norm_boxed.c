@@ -8,13 +8,15 @@ typedef struct layer_norm_arguments {
   double epsilon;
 } layer_norm_arguments;
 
-#define FIELD(name) #name, offsetof(layer_norm_arguments, name)
+#define FIELD(field) .name = #field, .offset = offsetof(layer_norm_arguments, field)
 
 static const ds_argument plain_arguments[] = {
-    {FIELD(input), DS_ARGUMENT_TENSOR, DS_LAYOUT_ROWS, NULL},
-    {FIELD(gamma), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_CONTIGUOUS, "None"},
-    {FIELD(beta), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_CONTIGUOUS, "None"},
-    {FIELD(epsilon), DS_ARGUMENT_FLOAT, DS_LAYOUT_ANY, "1e-05"}};
+    {FIELD(input), .kind = DS_ARGUMENT_TENSOR, .layout = DS_LAYOUT_ROWS},
+    {FIELD(gamma), .kind = DS_ARGUMENT_OPTIONAL_TENSOR, .layout = DS_LAYOUT_CONTIGUOUS,
+     .default_text = "None"},
+    {FIELD(beta), .kind = DS_ARGUMENT_OPTIONAL_TENSOR, .layout = DS_LAYOUT_CONTIGUOUS,
+     .default_text = "None"},
+    {FIELD(epsilon), .kind = DS_ARGUMENT_FLOAT, .default_text = "1e-05"}};
 
 static ds_status run_plain(ds_call *call) {
   layer_norm_arguments a;
@@ -34,12 +36,14 @@ const ds_operator ds_layer_norm_operator = {.name = "layer_norm",
                                             .meta = meta_plain};
 
 static const ds_argument residual_arguments[] = {
-    {FIELD(input), DS_ARGUMENT_TENSOR, DS_LAYOUT_ROWS, NULL},
-    {FIELD(bias), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_CONTIGUOUS, NULL},
-    {FIELD(residual), DS_ARGUMENT_TENSOR, DS_LAYOUT_ROWS, NULL},
-    {FIELD(gamma), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_CONTIGUOUS, "None"},
-    {FIELD(beta), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_CONTIGUOUS, "None"},
-    {FIELD(epsilon), DS_ARGUMENT_FLOAT, DS_LAYOUT_ANY, "1e-05"}};
+    {FIELD(input), .kind = DS_ARGUMENT_TENSOR, .layout = DS_LAYOUT_ROWS},
+    {FIELD(bias), .kind = DS_ARGUMENT_OPTIONAL_TENSOR, .layout = DS_LAYOUT_CONTIGUOUS},
+    {FIELD(residual), .kind = DS_ARGUMENT_TENSOR, .layout = DS_LAYOUT_ROWS},
+    {FIELD(gamma), .kind = DS_ARGUMENT_OPTIONAL_TENSOR, .layout = DS_LAYOUT_CONTIGUOUS,
+     .default_text = "None"},
+    {FIELD(beta), .kind = DS_ARGUMENT_OPTIONAL_TENSOR, .layout = DS_LAYOUT_CONTIGUOUS,
+     .default_text = "None"},
+    {FIELD(epsilon), .kind = DS_ARGUMENT_FLOAT, .default_text = "1e-05"}};
 
 static ds_status run_with_residual(ds_call *call) {
   layer_norm_arguments a;

@@ -7,13 +7,14 @@ typedef struct nhwc_bias_add_arguments {
   const ds_tensor *activation, *bias, *other, *other_bias;
 } nhwc_bias_add_arguments;
 
-#define FIELD(name) #name, offsetof(nhwc_bias_add_arguments, name)
+#define FIELD(field) .name = #field, .offset = offsetof(nhwc_bias_add_arguments, field)
 
 static const ds_argument arguments[] = {
-    {FIELD(activation), DS_ARGUMENT_TENSOR, DS_LAYOUT_ANY, NULL},
-    {FIELD(bias), DS_ARGUMENT_TENSOR, DS_LAYOUT_CONTIGUOUS, NULL},
-    {FIELD(other), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_ANY, "None"},
-    {FIELD(other_bias), DS_ARGUMENT_OPTIONAL_TENSOR, DS_LAYOUT_CONTIGUOUS, "None"}};
+    {FIELD(activation), .kind = DS_ARGUMENT_TENSOR},
+    {FIELD(bias), .kind = DS_ARGUMENT_TENSOR, .layout = DS_LAYOUT_CONTIGUOUS},
+    {FIELD(other), .kind = DS_ARGUMENT_OPTIONAL_TENSOR, .default_text = "None"},
+    {FIELD(other_bias), .kind = DS_ARGUMENT_OPTIONAL_TENSOR, .layout = DS_LAYOUT_CONTIGUOUS,
+     .default_text = "None"}};
 
 static ds_status run(ds_call *call) {
   nhwc_bias_add_arguments a;

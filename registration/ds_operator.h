@@ -25,7 +25,7 @@ typedef enum ds_argument_kind {
 // The memory layout that the operator's contract asks for. A tensor that lies otherwise is replaced by a
 // contiguous copy.
 typedef enum ds_argument_layout {
-  DS_LAYOUT_ANY,          // any strides; also for what is no tensor
+  DS_LAYOUT_ANY,          // any strides
   DS_LAYOUT_ROWS,         // any that fits ds_rows: nearly all
   DS_LAYOUT_REGULAR_ROWS, // rows at one stride, contiguous last dimension
   DS_LAYOUT_CONTIGUOUS
@@ -36,6 +36,7 @@ typedef struct ds_argument {
   size_t offset; // of the field in the operator's struct of arguments
   ds_argument_kind kind;
   ds_argument_layout layout;
+  int own_dtype;            // a tensor's dtype may differ from the first argument's
   const char *default_text; // as the schema writes it: "None", "1e-05"; NULL: must be given
 } ds_argument;
 

@@ -40,6 +40,13 @@ static ds_dtype dtype_of_code(int32_t code) {
   return DS_DTYPE_OTHER;
 }
 
+ds_status ds_torch_dtype(AtenTensorHandle tensor, ds_dtype *dtype) {
+  int32_t code = 0;
+  DS_CHECK(DS_TORCH(aoti_torch_get_dtype, (tensor, &code)));
+  *dtype = dtype_of_code(code);
+  return DS_OK;
+}
+
 int32_t ds_torch_dtype_code(ds_dtype dtype) {
   switch (dtype) {
   case DS_FLOAT16:

@@ -15,6 +15,8 @@ ds_status ds_from_torch(AOTITorchError error, const char *function);
 // Describes `tensor` without owning it: sizes and strides point into it.
 ds_status ds_torch_describe(AtenTensorHandle tensor, ds_tensor *description);
 
+ds_status ds_torch_dtype(AtenTensorHandle tensor, ds_dtype *dtype);
+
 // torch's codes for a dtype that kernels compute with, and for a device.
 int32_t ds_torch_dtype_code(ds_dtype dtype);
 int32_t ds_torch_device_code(ds_device_type device_type);

@@ -11,6 +11,7 @@ from helpers.operators import (
     as_tuple,
     bits,
     call,
+    convert,
     every_operator,
     every_wrong_case,
     on_meta,
@@ -54,6 +55,21 @@ def test_one_meta_tensor_among_others_is_refused(operator: Operator, device: tor
     for name in given:
         with pytest.raises(RuntimeError, match="is not on meta, must be on meta, as another tensor is"):
             call(operator, arguments | {name: on_meta(given[name])})
+
+
+@every_operator
+def test_wrong_dtypes_are_refused_on_meta(operator: Operator) -> None:
+    """In the same words, but for tensors that may be of a dtype of their own: so tracing refuses them."""
+    refused = 0
+    for wrong in operator.wrong:
+        if re.escape("has dtype") not in wrong.message or wrong.only_on:
+            continue
+        try:
+            call(operator, convert(wrong.make(Maker.seeded(wrong.dtype)), on_meta))
+        except RuntimeError as error:
+            assert re.fullmatch(wrong.message, str(error)), str(error)
+            refused += 1
+    assert refused > 0
 
 
 @pytest.mark.parametrize("name", ["layer_norm", "layer_norm_residual_store_pre_ln_res", "gated_activation"])

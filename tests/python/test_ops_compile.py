@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cases import Arguments, Maker, Operator
-from helpers.operators import as_tuple, call, convert, every_operator
+from helpers.operators import as_tuple, call, convert, every_operator, small
 
 
 def surrounded(operator: Operator) -> Callable[[Arguments], tuple[torch.Tensor, ...]]:
@@ -50,3 +50,21 @@ def test_compiled_graph_agrees(operator: Operator, dynamic: bool, device: torch.
     for size in (2, 5, 3) if dynamic else (2, 2):
         check(function, compiled, operator.growing.make(Maker.seeded(torch.float32, device, size), size))
     assert graphs == 1
+
+
+@every_operator
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_a_wrong_dtype_fails_while_it_is_traced(
+    operator: Operator, dynamic: bool, device: torch.device
+) -> None:
+    arguments = convert(small(operator, device=device), torch.Tensor.double)
+    traced = []
+
+    def backend(module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
+        traced.append(module)
+        return module.forward
+
+    compiled = torch.compile(surrounded(operator), fullgraph=True, dynamic=dynamic, backend=backend)
+    with pytest.raises(RuntimeError, match="has dtype float64, must be float32, float16 or bfloat16"):
+        compiled(arguments)
+    assert not traced

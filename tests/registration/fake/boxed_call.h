@@ -32,7 +32,8 @@ struct call_spec {
   std::string op;
   std::string name;
   std::map<std::string, value> arguments;
-  std::string message; // how the error that it must raise begins; empty: none
+  std::string message;        // how the error that it must raise begins; empty: none
+  bool right_on_meta = false; // Meta kernels, which know no sizes, let it pass
 };
 std::ostream &operator<<(std::ostream &to, const call_spec &call);
 

@@ -75,6 +75,7 @@ void add_right_calls(const schema &of, std::vector<call_spec> &calls) {
 // The same with one argument absent or wrong.
 void add_changed_calls(const schema &of, std::vector<call_spec> &calls) {
   const call_spec all = corrected(first_attempt(of, "all", {2, 4, 8}, true));
+  const call_spec half = variant(all, "half", as(DS_FLOAT16, all.arguments));
   const std::string says = "ds_diffusers::" + of.op + ": ";
   for (const parameter &each : of.parameters) {
     const auto given = all.arguments.find(each.name);
@@ -83,6 +84,8 @@ void add_changed_calls(const schema &of, std::vector<call_spec> &calls) {
     of_int64.dtype = DS_INT64;
     calls.push_back({of.op, each.name + "_int64", with(all.arguments, {{each.name, of_int64}}),
                      says + each.name + " has dtype int64, must be "});
+    // Meta kernels compare dtypes, but for tensors that have one of their own.
+    calls.back().right_on_meta = std::get<tensor_spec>(half.arguments.at(each.name)).dtype != DS_FLOAT16;
     const arguments others = without(all.arguments, {each.name});
     if (each.type == "Tensor") {
       calls.push_back({of.op, each.name + "_none", others, says + each.name + " is None, must be a tensor"});

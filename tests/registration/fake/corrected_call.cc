@@ -94,6 +94,7 @@ call_spec corrected(call_spec call) {
   std::optional<std::string> error = error_of(call);
   for (int i = 0; i < most_corrections && error && correct(call, *error); i++) error = error_of(call);
   call.message = error.value_or("");
+  call.right_on_meta = error.has_value();
   return call;
 }
 

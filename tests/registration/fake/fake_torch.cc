@@ -274,29 +274,21 @@ AOTITorchError aoti_torch_is_defined(AtenTensorHandle handle, bool *defined) {
   return 0;
 }
 
-// The getters of one field.
-#define DS_FAKE_GETTER(name, type, expression)                                                               \
+// The getters of one field, by which tensors have it: those on meta have what is never symbolic alone.
+#define DS_FAKE_GETTER(find_tensor, name, type, expression)                                                  \
   AOTITorchError name(AtenTensorHandle handle, type *result) {                                               \
-    tensor *found = find_sized(handle, __func__);                                                            \
-    if (found == nullptr || must_fail()) return fail();                                                      \
+    tensor *found = find_tensor(handle, __func__);                                                           \
+    if (found == nullptr || !found->defined || must_fail()) return fail();                                   \
     *result = expression;                                                                                    \
     return 0;                                                                                                \
   }
-DS_FAKE_GETTER(aoti_torch_get_data_ptr, void *, found->data)
-DS_FAKE_GETTER(aoti_torch_get_dim, int64_t, static_cast<int64_t>(found->sizes.size()))
-DS_FAKE_GETTER(aoti_torch_get_sizes, int64_t *, found->sizes.data())
-DS_FAKE_GETTER(aoti_torch_get_strides, int64_t *, found->strides.data())
-DS_FAKE_GETTER(aoti_torch_get_dtype, int32_t, found->dtype)
-
-// Meta kernels may ask for the device, which is never symbolic.
-AOTITorchError aoti_torch_get_device_type(AtenTensorHandle handle, int32_t *device_type) {
-  const tensor *found = find(handle, __func__);
-  if (found == nullptr || !found->defined || must_fail()) return fail();
-  *device_type = found->device_type;
-  return 0;
-}
-
-DS_FAKE_GETTER(aoti_torch_get_device_index, int32_t, found->device_index)
+DS_FAKE_GETTER(find_sized, aoti_torch_get_data_ptr, void *, found->data)
+DS_FAKE_GETTER(find_sized, aoti_torch_get_sizes, int64_t *, found->sizes.data())
+DS_FAKE_GETTER(find_sized, aoti_torch_get_strides, int64_t *, found->strides.data())
+DS_FAKE_GETTER(find_sized, aoti_torch_get_device_index, int32_t, found->device_index)
+DS_FAKE_GETTER(find, aoti_torch_get_dim, int64_t, static_cast<int64_t>(found->sizes.size()))
+DS_FAKE_GETTER(find, aoti_torch_get_dtype, int32_t, found->dtype)
+DS_FAKE_GETTER(find, aoti_torch_get_device_type, int32_t, found->device_type)
 
 AOTITorchError aoti_torch_new_tensor_handle(AtenTensorHandle original, AtenTensorHandle *handle) {
   if (find(original, __func__) == nullptr || must_fail()) return fail();
