@@ -3,7 +3,8 @@
 usage: memcheck.py BUILD_FOLDER
 
 Tests of one GoogleTest binary share a process, since the sanitizer takes seconds to start. A process fails
-where a test fails or where the sanitizer reports an error.
+where a test fails or where the sanitizer reports an error. Tests that were skipped count as such: where none
+passed, the whole fails.
 """
 
 import json
@@ -11,7 +12,20 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+
+from test_summary import (
+    FAILED,
+    PASSED,
+    SKIPPED,
+    Result,
+    junit_file,
+    print_table,
+    print_total,
+    python_results,
+)
 
 # Without PyTorch's cache each tensor is an allocation of its own, so that a step past its end is seen.
 ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
@@ -70,23 +84,58 @@ def merged(tests: list[dict]) -> list[tuple[list[str], dict[str, str]]]:
     return list(commands.values())
 
 
-def main(folder: Path) -> int:
+def native_results(report: Path) -> list[Result]:
+    """One result for each test that ran, of the file that GoogleTest wrote."""
+    results = []
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('classname')}.{case.get('name')}"
+        skipped = case.find("skipped")
+        if case.find("failure") is not None:
+            results.append(Result(name, ["gpu"], FAILED))
+        elif skipped is not None:
+            reason = (skipped.get("message") or "no reason printed").strip().splitlines()[-1]
+            results.append(Result(name, ["gpu"], SKIPPED, reason))
+        elif case.get("status") == "run":
+            results.append(Result(name, ["gpu"], PASSED))
+    return results
+
+
+def run(command: list[str], variables: dict[str, str], report: Path) -> list[Result]:
+    """Runs a command under the sanitizer and returns the results of its GPU tests. What fails without a test
+    that fails is a failure of its own."""
+    shown = " ".join(argument for argument in command if not argument.startswith(FILTER))
+    print(f"\n== memcheck: {shown}", flush=True)
+    native = any(argument.startswith(FILTER) for argument in command)
+    own = report if native else junit_file(command)
+    if own is not None:
+        own.unlink(missing_ok=True)
+    output = [f"--gtest_output=xml:{report}"] if native else []
     prefix = [sanitizer(), "--tool", "memcheck", "--error-exitcode", "99", "--target-processes", "all"]
+    ended_well = subprocess.run([*prefix, *command, *output], env=variables).returncode == 0
+    if own is None:
+        return [Result(shown, ["gpu"], PASSED if ended_well else FAILED)]
+    results = []
+    if own.exists():
+        results = native_results(own) if native else python_results(own, ["gpu"])
+        results = [result for result in results if "gpu" in result.labels]
+    if not ended_well and all(result.outcome != FAILED for result in results):
+        results.append(Result(shown, ["gpu"], FAILED))
+    return results
+
+
+def main(folder: Path) -> int:
     tests = gpu_tests(folder)
     for test in tests:
         # Writes what other tests read, and is none itself.
         if "FIXTURES_SETUP" in properties_of(test):
             subprocess.run(test["command"], env=environment(test), check=True)
-    failed, commands = [], merged([test for test in tests if "FIXTURES_SETUP" not in properties_of(test)])
-    for command, variables in commands:
-        shown = " ".join(argument for argument in command if not argument.startswith(FILTER))
-        print(f"\n== memcheck: {shown}", flush=True)
-        if subprocess.run([*prefix, *command], env=variables).returncode != 0:
-            failed.append(shown)
-    for shown in failed:
-        print(f"failed: {shown}")
-    print(f"\n{len(commands) - len(failed)} passed, {len(failed)} failed, 0 skipped")
-    return int(bool(failed) or not commands)
+    results = []
+    with tempfile.TemporaryDirectory() as reports:
+        own = [test for test in tests if "FIXTURES_SETUP" not in properties_of(test)]
+        for command, variables in merged(own):
+            results += run(command, variables, Path(reports) / "report.xml")
+    print_table(results)
+    return print_total(results)
 
 
 if __name__ == "__main__":

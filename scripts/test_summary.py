@@ -112,15 +112,20 @@ def print_table(results: list[Result]) -> None:
             print(f"failed: {result.name}")
 
 
+def print_total(results: list[Result]) -> int:
+    """The exit code: 0 where some tests passed and none failed."""
+    total = Counter(result.outcome for result in results)
+    print(f"\n{total[PASSED]} passed, {total[FAILED]} failed, {total[SKIPPED]} skipped")
+    return int(total[FAILED] > 0 or total[PASSED] == 0)
+
+
 def main(arguments: list[str]) -> int:
     results = []
     for argument in arguments:
         folder, _, label = argument.partition("=")
         results += folder_results(Path(folder), label)
     print_table(results)
-    total = Counter(result.outcome for result in results)
-    print(f"\n{total[PASSED]} passed, {total[FAILED]} failed, {total[SKIPPED]} skipped")
-    return int(total[FAILED] > 0 or total[PASSED] == 0)
+    return print_total(results)
 
 
 if __name__ == "__main__":
