@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ def load() -> None:
     The library is the file that the environment variable DS_DIFFUSERS_LIBRARY names, else the one installed
     with this package. Calling it again, from any thread, does nothing. Raises RuntimeError, which says what
     to do, where PyTorch is too old or the library is missing or cannot be loaded; a later call tries again.
+    Warns, once, where there is a GPU and the library was built without its CUDA kernels.
     """
     if not _loaded:
         _load_once()
@@ -63,6 +65,15 @@ def _load_once() -> None:
         register_gradients()
         _cuda_module_found = (path.parent / CUDA_MODULE_NAME).is_file()
         _loaded = True
+    if not _cuda_module_found and torch.cuda.is_available():
+        # pip does not show what the build says.
+        warnings.warn(
+            f"ds_diffusers: {path.parent / CUDA_MODULE_NAME} is missing, as the build found no nvcc: operators "
+            "refuse CUDA tensors, and patched blocks on a GPU run as diffusers' own. Install ds_diffusers from "
+            "a build made with nvcc (pip install -C cmake.define.DS_CUDA=ON . fails without it)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def check_torch_version(version: str) -> None:

@@ -58,6 +58,23 @@ def test_cpu_works_without_the_cuda_module(lonely_library: Path) -> None:
     check_runs(run(script, library=lonely_library))
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_missing_cuda_module_is_warned_of(gpu: bool, lonely_library: Path) -> None:
+    """Once, and only where there is a GPU to use it."""
+    script = f"""
+import warnings, ds_diffusers
+from unittest import mock
+with mock.patch("torch.cuda.is_available", lambda: {gpu}), warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        ds_diffusers.load()
+print(len(found), *(warning.message for warning in found))
+"""
+    printed = check_runs(run(script, library=lonely_library))
+    missing = lonely_library.parent / "libds_diffusers_cuda.so"
+    assert printed.startswith(f"1 ds_diffusers: {missing} is missing" if gpu else "0")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_missing_cuda_module_is_named(lonely_library: Path) -> None:
