@@ -3,18 +3,33 @@
     import ds_diffusers
     ds_diffusers.patch(pipeline.unet)           # the transformer blocks run as one operator each
     print(ds_diffusers.report(pipeline.unet))   # which blocks do, and why any does not
+    ds_diffusers.quantize(pipeline.unet)        # int8 weights for the feed-forward of the blocks
     ds_diffusers.unpatch(pipeline.unet)
 
 `ds_diffusers.load()` alone gives `torch.ops.ds_diffusers.*`; `ds_diffusers.ops` has the same operators as
-documented functions; `ds_diffusers.export` writes TorchScript for programs without Python. Importing the
-package loads no library and does not import diffusers.
+documented functions; `ds_diffusers.quantization` has the int8 layer; `ds_diffusers.export` writes TorchScript
+for programs without Python. Importing the package loads no library and does not import diffusers.
 """
 
-from . import export, ops
+from . import export, ops, quantization
 from .library import load
 from .patching import patch, unpatch
+from .quantization import dequantize, quantize
 from .reporting import BlockReport, Report, report
 
 __version__ = "0.1.0"
 
-__all__ = ["BlockReport", "Report", "__version__", "export", "load", "ops", "patch", "report", "unpatch"]
+__all__ = [
+    "BlockReport",
+    "Report",
+    "__version__",
+    "dequantize",
+    "export",
+    "load",
+    "ops",
+    "patch",
+    "quantization",
+    "quantize",
+    "report",
+    "unpatch",
+]

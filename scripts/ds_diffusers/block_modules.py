@@ -1,7 +1,7 @@
 """The modules of a BasicTransformerBlock, and whether block_forward computes what they would.
 
 The fused call uses the modules' parameters but does not call the modules, so anything that changes what
-calling one of them does is an obstacle: another class (LoRA, quantisation), a hook (offloading, casting),
+calling one of them does is an obstacle: another class (LoRA, another quantisation), a hook (offloading, casting),
 another attention processor. Each function returns None where all is well, else the obstacle in a few words.
 Nothing is remembered between calls, as all this changes at any time; every check is a cheap look at a type or
 an attribute, which torch.compile can trace and guard.
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from .ops import ActivationFuncType
+from .quantization import Int8Linear
 
 Modules = dict[str, nn.Module]
 
@@ -43,10 +44,10 @@ _LAST = [
     ("ff", (FeedForward,)),
     ("ff.net", (nn.ModuleList,)),
     ("ff.net.0", tuple(ACTIVATION_TYPES)),
-    ("ff.net.0.proj", (nn.Linear,)),
+    ("ff.net.0.proj", (nn.Linear, Int8Linear)),
     ("ff.net.0.activation", (nn.SiLU, type(None))),
     ("ff.net.1", (nn.Dropout,)),
-    ("ff.net.2", (nn.Linear,)),
+    ("ff.net.2", (nn.Linear, Int8Linear)),
     ("ff.net.3", (nn.Dropout, type(None))),
 ]
 
@@ -76,6 +77,11 @@ _PARAMETERS = (
     ("ff_out", "ff.net.2"),
 )
 PARAMETER_ARGUMENTS = tuple((path, f"{name}_weight", f"{name}_bias") for name, path in _PARAMETERS)
+# (path of a module that may be an Int8Linear, arguments for its weight and its scale)
+QUANTIZED_ARGUMENTS = (
+    ("ff.net.0.proj", "ff_in_weight", "ff_in_scale"),
+    ("ff.net.2", "ff_out_weight", "ff_out_scale"),
+)
 
 # What the block's own forward is made of. A library that replaces one of these means it to be called.
 REPLACEABLE_FUNCTIONS = tuple(
@@ -89,6 +95,7 @@ REPLACEABLE_FUNCTIONS = tuple(
         (SwiGLU, "forward"),
         (nn.LayerNorm, "forward"),
         (nn.Linear, "forward"),
+        (Int8Linear, "forward"),
         (nn.Dropout, "forward"),
         (F, "scaled_dot_product_attention"),
     )
@@ -114,6 +121,9 @@ def block_parameters(modules: Modules) -> dict[str, Tensor]:
                 tensors[weight_argument] = parameters["weight"]
             if parameters["bias"] is not None:
                 tensors[bias_argument] = parameters["bias"]
+    for path, _, scale_argument in QUANTIZED_ARGUMENTS:
+        if type(modules[path]) is Int8Linear:
+            tensors[scale_argument] = modules[path]._parameters["scale"]
     return tensors
 
 
@@ -227,8 +237,10 @@ def _ownership_obstacle(modules: Modules) -> str | None:
             parameters = modules[path]._parameters
             if "weight" not in parameters or "bias" not in parameters:
                 return f"{path} does not own its weight or bias"
-            if parameters["weight"] is None and type(modules[path]) is nn.Linear:
+            if parameters["weight"] is None and type(modules[path]) is not nn.LayerNorm:
                 return f"{path} has no weight"
+            if type(modules[path]) is Int8Linear and parameters.get("scale") is None:
+                return f"{path} has no scale"
     return None
 
 

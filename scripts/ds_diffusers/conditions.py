@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
-from .block_modules import class_name, parameter_path
+from .block_modules import QUANTIZED_ARGUMENTS, class_name, parameter_path
 from .library import has_cuda_module
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -50,24 +50,40 @@ def parameters_obstacle(
     parameters: dict[str, Tensor], dtype: torch.dtype, device: torch.device
 ) -> str | None:
     """The obstacle in the block's tensors, for hidden states of this dtype on this device."""
+    dtypes = _quantized_dtypes(parameters)
     for argument, tensor in parameters.items():
         if (
             type(tensor) not in _PLAIN_TENSORS
             or tensor.layout != torch.strided
-            or tensor.dtype != dtype
+            or tensor.dtype != dtypes.get(argument, dtype)
             or tensor.device != device
             or not tensor.is_contiguous()
         ):
-            return _parameter_obstacle(parameter_path(argument), tensor, dtype, device)
+            return _parameter_obstacle(parameter_path(argument), tensor, dtypes.get(argument), dtype, device)
     return None
 
 
-def _parameter_obstacle(path: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> str:
+def _quantized_dtypes(parameters: dict[str, Tensor]) -> dict[str, torch.dtype]:
+    """Of the tensors whose dtype is not that of the hidden states."""
+    dtypes = {}
+    for _, weight_argument, scale_argument in QUANTIZED_ARGUMENTS:
+        if scale_argument in parameters:
+            dtypes[weight_argument] = torch.int8
+            dtypes[scale_argument] = torch.float32
+    return dtypes
+
+
+def _parameter_obstacle(
+    path: str, tensor: Tensor, own_dtype: torch.dtype | None, dtype: torch.dtype, device: torch.device
+) -> str:
+    """`own_dtype`: what the tensor must have whatever the hidden states' dtype is; None: that."""
     if type(tensor) not in _PLAIN_TENSORS:
         return f"{path} is {class_name(tensor)}, not a plain tensor"
     if tensor.layout != torch.strided:
         return f"{path} has layout {tensor.layout}, not torch.strided"
-    if tensor.dtype != dtype:
+    if own_dtype is not None and tensor.dtype != own_dtype:
+        return f"{path} has dtype {tensor.dtype}, not {own_dtype}"
+    if own_dtype is None and tensor.dtype != dtype:
         return f"{path} has dtype {tensor.dtype}, hidden_states {dtype}"
     if tensor.device != device:
         return f"{path} is on {tensor.device}, hidden_states on {device}"

@@ -24,9 +24,11 @@ from .block_modules import (
     ACTIVATION_TYPES,
     ONE_ATTENTION,
     PARAMETER_ARGUMENTS,
+    QUANTIZED_ARGUMENTS,
     REPLACEABLE_FUNCTIONS,
     TWO_ATTENTIONS,
 )
+from .quantization import Int8Linear
 
 _OWNERS, _NAMES, _FUNCTIONS = zip(*REPLACEABLE_FUNCTIONS)
 
@@ -58,10 +60,13 @@ class _Form(NamedTuple):
     geglu: int
 
 
-def _form(table: tuple[tuple[str, str, str, tuple[type, ...]], ...]) -> _Form:
+def _form(table: tuple[tuple[str, str, str, tuple[type, ...]], ...], quantized: bool) -> _Form:
+    """`quantized`: both linears of the feed-forward are."""
     rows = [row for row in table if row[0] not in _LEFT_OUT]
     numbers = {"": 0} | {row[0]: number for number, row in enumerate(rows, start=1)}
     kinds = {path: classes[0] for path, _, _, classes in rows}
+    scales = QUANTIZED_ARGUMENTS if quantized else ()
+    kinds |= {path: Int8Linear for path, _, _ in scales}
     return _Form(
         modules=tuple((numbers[parent], name, kinds[path]) for path, parent, name, _ in rows),
         parameters=tuple(
@@ -69,7 +74,8 @@ def _form(table: tuple[tuple[str, str, str, tuple[type, ...]], ...]) -> _Form:
             for path, weight_argument, bias_argument in PARAMETER_ARGUMENTS
             if path in numbers
             for name, argument in (("weight", weight_argument), ("bias", bias_argument))
-        ),
+        )
+        + tuple((numbers[path], "scale", argument) for path, _, argument in scales),
         attentions=tuple(numbers[path] for path in ("attn1", "attn2") if path in numbers),
         norms=tuple(numbers[path] for path in kinds if kinds[path] is nn.LayerNorm),
         dropouts=tuple(numbers[path] for path in kinds if kinds[path] is nn.Dropout),
@@ -78,7 +84,10 @@ def _form(table: tuple[tuple[str, str, str, tuple[type, ...]], ...]) -> _Form:
     )
 
 
-_WITH_ONE_ATTENTION, _WITH_TWO_ATTENTIONS = _form(ONE_ATTENTION), _form(TWO_ATTENTIONS)
+_WITH_ONE_ATTENTION, _WITH_TWO_ATTENTIONS = (
+    {kind: _form(table, kind is Int8Linear) for kind in (nn.Linear, Int8Linear)}
+    for table in (ONE_ATTENTION, TWO_ATTENTIONS)
+)
 
 
 def quick_arguments(
@@ -130,7 +139,11 @@ def _is_plain_inference(hidden_states: Tensor) -> bool:
 def _attributes(block: nn.Module) -> tuple[_Form | None, list[dict]]:
     """The form of the block, None without one, and the __dict__s of its modules by their numbers."""
     own = block.__dict__
-    form = _WITH_ONE_ATTENTION if own["_modules"].get("attn2") is None else _WITH_TWO_ATTENTIONS
+    modules = own["_modules"]
+    forms = _WITH_ONE_ATTENTION if modules.get("attn2") is None else _WITH_TWO_ATTENTIONS
+    form = forms.get(type(modules["ff"].__dict__["_modules"]["net"].__dict__["_modules"]["2"]))
+    if form is None:
+        return None, []
     found = [own]
     for parent, name, kind in form.modules:
         module = found[parent]["_modules"][name]
@@ -194,7 +207,7 @@ def _add_context(arguments: dict[str, Tensor], context: Tensor, form: _Form, blo
     names = []
     if block["only_cross_attention"]:
         names.append("attn1_context")
-    if form is _WITH_TWO_ATTENTIONS:
+    if len(form.attentions) == 2:
         names.append("attn2_context")
     if names and type(context) is not Tensor:
         return False

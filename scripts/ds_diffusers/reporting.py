@@ -92,4 +92,6 @@ def _static_reason(block: nn.Module) -> str | None:
     if obstacle is not None:
         return obstacle
     weight = modules["ff.net.2"].weight
-    return parameters_obstacle(block_parameters(modules), weight.dtype, weight.device)
+    is_quantized = not weight.is_floating_point()
+    dtype = modules["attn1.to_q"].weight.dtype if is_quantized else weight.dtype
+    return parameters_obstacle(block_parameters(modules), dtype, weight.device)

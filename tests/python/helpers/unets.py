@@ -106,6 +106,8 @@ def block_arguments(block: BasicTransformerBlock, seed: int = 0, tokens: int = 1
     """Arguments of the block's forward, in its dtype and on its device."""
     generator = torch.Generator().manual_seed(seed)
     weight = block.ff.net[2].weight
+    if not weight.is_floating_point():  # a quantised one
+        weight = block.attn1.to_q.weight
 
     def normal(*sizes: int) -> torch.Tensor:
         return torch.randn(sizes, generator=generator).to(weight.device, weight.dtype)
