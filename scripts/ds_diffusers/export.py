@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .layout import GROUPS
 from .library import load
 
 
@@ -37,6 +38,22 @@ class _TensorsOnly(nn.Module):
         if self.conditioning_names:
             arguments["added_cond_kwargs"] = dict(zip(self.conditioning_names, inputs[len(self.names) :]))
         return self.model(**arguments, return_dict=False)[0]
+
+
+def _place_weights(graph: torch.Graph) -> None:
+    """Makes constants of block_forward that it takes as one matrix parts of one tensor, which the file keeps
+    as such."""
+    names = [argument.name for argument in torch.ops.ds_diffusers.block_forward.default._schema.arguments]
+    for call in graph.findAllNodes("ds_diffusers::block_forward"):
+        inputs = dict(zip(names, call.inputs(), strict=True))
+        for group in GROUPS:
+            nodes = [inputs[name].node() for name in group]
+            if all(node.hasAttribute("value") and node.kindOf("value") == "t" for node in nodes):
+                tensors = [node.t("value") for node in nodes]
+                whole = torch.cat([tensor.flatten() for tensor in tensors])
+                parts = whole.split([tensor.numel() for tensor in tensors])
+                for node, tensor, part in zip(nodes, tensors, parts, strict=True):
+                    node.t_("value", part.view(tensor.shape))
 
 
 def torchscript(
@@ -68,6 +85,7 @@ def torchscript(
     try:
         with torch.no_grad():
             traced = torch.jit.freeze(torch.jit.trace(function, inputs, check_trace=False))
+            _place_weights(traced.graph)
     finally:
         for module in in_training:
             module.training = True

@@ -27,13 +27,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-# Arguments of block_forward that become one matrix or vector.
-_GROUPS = tuple(
+# Arguments of block_forward that, one behind the other in memory, are one matrix or vector.
+GROUPS = tuple(
     tuple(f"{attention}_{projection}_{kind}" for projection in "qkv")
     for attention in ("attn1", "attn2")
     for kind in ("weight", "bias")
 )
-_GROUPED_ARGUMENTS = tuple(name for group in _GROUPS for name in group)
+_GROUPED_ARGUMENTS = tuple(name for group in GROUPS for name in group)
 
 # The operator's attention reads the keys of a row in vectors, which a common product must leave aligned.
 _VECTOR_BYTES = 16
@@ -101,7 +101,7 @@ class Layout:
         weights = [arguments[name] for name in _GROUPED_ARGUMENTS if name in arguments]
         if not all(type(weight) is nn.Parameter and weight.layout == torch.strided for weight in weights):
             return
-        groups = [[arguments[name] for name in group] for group in _GROUPS if arguments.keys() >= set(group)]
+        groups = [[arguments[name] for name in group] for group in GROUPS if arguments.keys() >= set(group)]
         scattered = [group for group in groups if self._is_movable(group)]
         if scattered and self._placements >= _FREE_PLACEMENTS + calls // _CALLS_PER_PLACEMENT:
             return

@@ -1,8 +1,9 @@
 """Patched models under torch.compile, torch.export and TorchScript: fused where they would be in eager
 mode."""
 
-# labels: torch diffusers
+# labels: torch diffusers gpu
 import copy
+import itertools
 import warnings
 from pathlib import Path
 
@@ -283,6 +284,39 @@ def test_torchscript_export(form: str, tmp_path: Path) -> None:
     with torch.no_grad():
         result = loaded(*flat(1).values())
     torch.testing.assert_close(result, run(unet, unet_arguments(unet, seed=1)))
+
+
+@pytest.mark.parametrize("form", ["plain", "attention_bias", "self_attention_only"])
+def test_torchscript_export_keeps_weights_together(form: str, device: torch.device, tmp_path: Path) -> None:
+    """As the operator then computes queries, keys and values as one product."""
+    block = Returns(ds_diffusers.patch(make_block(**BLOCKS[form]).to(device)))
+    values = block_arguments(block.block)
+    traced = ds_diffusers.export.torchscript(block, tmp_path / "block.pt", values)
+    size = (tmp_path / "block.pt").stat().st_size
+    assert size < 1.5 * sum(parameter.nbytes for parameter in block.parameters()) + 50_000
+    loaded = torch.jit.load(tmp_path / "block.pt")
+    for module in (traced, loaded):
+        (call,) = module.graph.findAllNodes("ds_diffusers::block_forward")
+        schema = torch.ops.ds_diffusers.block_forward.default._schema
+        inputs = {argument.name: value.node() for argument, value in zip(schema.arguments, call.inputs())}
+        for attention, kind in itertools.product(("attn1", "attn2"), ("weight", "bias")):
+            nodes = [inputs[f"{attention}_{projection}_{kind}"] for projection in "qkv"]
+            if nodes[0].hasAttribute("value"):
+                query, key, value = (node.t("value") for node in nodes)
+                assert query.data_ptr() + query.nbytes == key.data_ptr()
+                assert key.data_ptr() + key.nbytes == value.data_ptr()
+    torch.testing.assert_close(loaded(*values.values()), run(block, values))
+
+
+class Returns(nn.Module):
+    """A block as a model of diffusers."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, hidden_states, encoder_hidden_states=None, return_dict: bool = True) -> tuple:
+        return (self.block(hidden_states, encoder_hidden_states=encoder_hidden_states),)
 
 
 def test_torchscript_export_of_numbers(tmp_path: Path) -> None:
