@@ -16,6 +16,7 @@ pytest.importorskip("diffusers")
 import ds_diffusers
 from diffusers.models.attention import BasicTransformerBlock
 from ds_diffusers.calls import calls_of
+from helpers.memory import growth
 from helpers.unets import BLOCKS, CHANNELS, block_arguments, make_block, run_unet, sd15_unet, unet_arguments
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -594,6 +595,24 @@ def test_unpatch_gives_own_memory_back(dtype: torch.dtype, device: torch.device)
         assert parameter.untyped_storage().resizable() and not parameter.is_inference()
     assert own_storages(block)
     assert calls_of(block).fused == 0
+
+
+def test_nothing_leaks(device: torch.device) -> None:
+    block = make_block().to(device)
+    values = block_arguments(block)
+
+    def cycle() -> None:
+        ds_diffusers.patch(block)
+        with torch.no_grad():
+            block(**values)
+        scattered(block)
+        with torch.no_grad():
+            block(**values)
+        ds_diffusers.unpatch(block)
+
+    grown = growth(cycle, 400, device)
+    assert grown.get("cuda", 0) == 0
+    assert grown.get("heap", 0) < 20_000
 
 
 def test_unpatch_below_lora() -> None:
