@@ -36,43 +36,46 @@ __device__ void to_floats(typename byte_pack<WIDTH>::word word, float (&values)[
 // Accesses of a thread: enough bytes in flight, though each reads few.
 constexpr int ITEMS = 4;
 
-template <typename T, int WIDTH>
+// GROUPED: rows have several scales.
+template <typename T, int WIDTH, bool GROUPED>
 __global__ void __launch_bounds__(256)
     dequantize_kernel(const __grid_constant__ ds_dequantize_params params, ds_origin origin) {
   using word = typename byte_pack<WIDTH>::word;
   const int64_t row = origin.row + (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
-  if (row >= params.rows) return;
-  const int8_t *const weight = params.weight + row * params.weight_row_stride;
-  const float *const scale = params.scale + row * params.groups;
-  T *const output = static_cast<T *>(params.output) + row * params.cols;
-  const int64_t group = params.cols / params.groups;
-
   const int step = (int)blockDim.x * WIDTH;
   const int64_t first = origin.col + (int64_t)blockIdx.y * step * ITEMS + (int)threadIdx.x * WIDTH;
-  word words[ITEMS];
+  const int8_t *const weight = params.weight + row * params.weight_row_stride + first;
+  const float *const scale = params.scale + row * params.groups;
+  T *const output = static_cast<T *>(params.output) + row * params.cols + first;
+  const int64_t group = GROUPED ? params.cols / params.groups : params.cols;
+
+  ds_wait_for_stream();
+  word words[ITEMS] = {};
+  float factors[ITEMS] = {};
 #pragma unroll
   for (int i = 0; i < ITEMS; i++) {
     const int64_t col = first + i * step;
-    if (col >= params.cols) break;
-    words[i] = __ldg(reinterpret_cast<const word *>(weight + col));
+    if (row >= params.rows || col >= params.cols) continue;
+    words[i] = *reinterpret_cast<const word *>(weight + i * step);
+    factors[i] = scale[GROUPED ? col / group : 0];
   }
 #pragma unroll
   for (int i = 0; i < ITEMS; i++) {
-    const int64_t col = first + i * step;
-    if (col >= params.cols) break;
-    const float factor = __ldg(scale + (params.groups == 1 ? 0 : col / group));
+    if (row >= params.rows || first + i * step >= params.cols) continue;
     float values[WIDTH];
     to_floats<WIDTH>(words[i], values);
 #pragma unroll
-    for (int j = 0; j < WIDTH; j++) values[j] *= factor;
-    ds_store_floats(output + col, values);
+    for (int j = 0; j < WIDTH; j++) values[j] *= factors[i];
+    ds_store_floats(output + i * step, values);
   }
 }
 
 template <typename T, int WIDTH>
 ds_status launch_width(const ds_dequantize_params &params, void *stream) {
   const ds_blocks blocks = ds_plan_element_blocks(params.rows, params.cols, WIDTH, ITEMS);
-  return ds_launch_blocks(op, dequantize_kernel<T, WIDTH>, blocks, stream, params);
+  return params.groups == 1
+             ? ds_launch_blocks_early(op, dequantize_kernel<T, WIDTH, false>, blocks, stream, params)
+             : ds_launch_blocks_early(op, dequantize_kernel<T, WIDTH, true>, blocks, stream, params);
 }
 
 template <typename T>

@@ -127,6 +127,21 @@ public:
     };
   }
 
+  // The bytes and the scale are whatever the operands' bits make.
+  placed_call dequantize(int64_t of_cols, int64_t groups) {
+    return [=, this](const places &at) {
+      ds_dequantize_params params = {};
+      params.dtype = dtype_;
+      params.rows = rows;
+      params.cols = params.weight_row_stride = of_cols;
+      params.weight = reinterpret_cast<const int8_t *>(at.from);
+      params.scale = reinterpret_cast<const float *>(at.weights);
+      params.groups = groups;
+      params.output = at.to;
+      return module_->dequantize(&params, stream_);
+    };
+  }
+
   // Input rows that overlap are for the kernel that needs no cuBLASLt.
   placed_call linear(int64_t input_row_stride) {
     return [=, this](const places &at) {
@@ -198,6 +213,9 @@ public:
         {"gated_activation", gated_activation(rows, cols / 2, false)},
         {"gated_activation, odd columns", gated_activation(rows, 17, false)},
         {"gated_activation, turned", gated_activation(rows, cols / 2, true)},
+        {"dequantize", dequantize(cols, 1)},
+        {"dequantize, odd columns", dequantize(37, 1)},
+        {"dequantize, groups", dequantize(cols, 4)},
         {"linear", linear(cols)},
         {"linear, overlapping rows", linear(0)},
         {"attention", attention(rows)},
