@@ -99,6 +99,19 @@ ds_status ds_aten_glu(AtenTensorHandle input, AtenTensorHandle *result) {
   return call("aten::glu", "", stack, result);
 }
 
+ds_status ds_aten_linear(AtenTensorHandle input, AtenTensorHandle weight, AtenTensorHandle *result) {
+  // input, weight, bias: 0 stands for None
+  StableIValue stack[3] = {0};
+  *result = NULL;
+  ds_status status = push_tensor(input, &stack[0]);
+  if (status == DS_OK) status = push_tensor(weight, &stack[1]);
+  if (status != DS_OK) {
+    release_slot(&stack[0]);
+    return status;
+  }
+  return call("aten::linear", "", stack, result);
+}
+
 ds_status ds_aten_transpose(AtenTensorHandle input, int64_t first, int64_t second, AtenTensorHandle *result) {
   StableIValue stack[3] = {0, (StableIValue)first, (StableIValue)second};
   *result = NULL;

@@ -20,6 +20,9 @@ ds_status ds_aten_copy(AtenTensorHandle destination, AtenTensorHandle source);
 // torch.nn.functional.glu(input, dim=-1): for the shape of its result.
 ds_status ds_aten_glu(AtenTensorHandle input, AtenTensorHandle *result);
 
+// torch.nn.functional.linear(input, weight)
+ds_status ds_aten_linear(AtenTensorHandle input, AtenTensorHandle weight, AtenTensorHandle *result);
+
 // input.transpose(first, second): a view.
 ds_status ds_aten_transpose(AtenTensorHandle input, int64_t first, int64_t second, AtenTensorHandle *result);
 

@@ -12,6 +12,7 @@ extern "C" {
   X(layer_norm)                                                                                              \
   X(layer_norm_residual_store_pre_ln_res)                                                                    \
   X(gated_activation)                                                                                        \
+  X(gated_linear)                                                                                            \
   X(nhwc_bias_add)                                                                                           \
   X(block_forward)
 

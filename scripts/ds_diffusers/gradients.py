@@ -6,6 +6,7 @@ made of PyTorch's own functions: what the forward pass did not keep is computed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,7 @@ def _register_all(library: torch.library.Library) -> None:
         ("layer_norm", _layer_norm_backward, _layer_norm_context),
         ("layer_norm_residual_store_pre_ln_res", _layer_norm_residual_backward, _layer_norm_residual_context),
         ("gated_activation", _gated_activation_backward, _gated_activation_context),
+        ("gated_linear", _gated_linear_backward, _gated_linear_context),
         ("nhwc_bias_add", _nhwc_bias_add_backward, _nhwc_bias_add_context),
     ):
         _register(library, name, backward, setup_context)
@@ -176,19 +178,45 @@ def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
     return gradient * (sigmoid * (1 + x * (1 - sigmoid)))
 
 
-def _gated_activation_backward(ctx: Any, gradient: Tensor) -> tuple[Gradient, ...]:
-    activation, bias = ctx.saved_tensors
-    value, gate = (activation if bias is None else activation + bias).chunk(2, dim=-1)
-    if ctx.activation_type == ActivationFuncType.GATED_GELU:
+def _gate_gradient(gradient: Tensor, activation: Tensor, activation_type: int) -> Tensor:
+    """Gradient of the values and gates, biases included, side by side in the last dimension."""
+    value, gate = activation.chunk(2, dim=-1)
+    if activation_type == ActivationFuncType.GATED_GELU:
         to_value = gradient * aten.gelu.default(gate)
         to_gate = aten.gelu_backward.default(gradient * value, gate)
     else:
         to_value = gradient * aten.silu.default(gate)
         to_gate = _silu_backward(gradient * value, gate)
-    to_activation = torch.cat((to_value, to_gate), dim=-1)
+    return torch.cat((to_value, to_gate), dim=-1)
+
+
+def _gated_activation_backward(ctx: Any, gradient: Tensor) -> tuple[Gradient, ...]:
+    activation, bias = ctx.saved_tensors
+    total = activation if bias is None else activation + bias
+    to_activation = _gate_gradient(gradient, total, ctx.activation_type)
     return (
         to_activation if ctx.needs_input_grad[0] else None,
         _sum_to_channels(to_activation, -1) if ctx.needs_input_grad[1] else None,
+        None,
+    )
+
+
+def _gated_linear_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, weight, bias, ctx.activation_type = inputs
+    ctx.save_for_backward(x, weight, bias)
+
+
+def _gated_linear_backward(ctx: Any, gradient: Tensor) -> tuple[Gradient, ...]:
+    x, weight, bias = ctx.saved_tensors
+    to_hidden = _gate_gradient(gradient, aten.linear.default(x, weight, bias), ctx.activation_type)
+    rows = math.prod(x.shape[:-1])
+    to_weight = None
+    if ctx.needs_input_grad[1]:
+        to_weight = to_hidden.reshape(rows, weight.shape[0]).T @ x.reshape(rows, x.shape[-1])
+    return (
+        to_hidden @ weight if ctx.needs_input_grad[0] else None,
+        to_weight,
+        _sum_to_channels(to_hidden, -1) if ctx.needs_input_grad[2] else None,
         None,
     )
 

@@ -5,7 +5,7 @@ torch.jit.trace. Tensors are float32, float16 or bfloat16, all arguments of a ca
 device, the CPU or a CUDA device; results are new tensors. Sums run in float32 and are rounded once, on the
 store.
 
-The four single operators have gradients in reverse mode, also through torch.func; forward-mode tangents
+The single operators have gradients in reverse mode, also through torch.func; forward-mode tangents
 raise a RuntimeError. `block_forward` is for inference. A wrong argument raises a RuntimeError that names the
 argument, what it is, and what it must be.
 """

@@ -98,6 +98,7 @@ AtenTensorHandle empty_like(const tensor &input, bool contiguous);
 AtenTensorHandle contiguous(const tensor &input);
 AtenTensorHandle copy(const tensor &destination, const tensor &source);
 AtenTensorHandle glu_shape(const tensor &input);
+AtenTensorHandle linear_shape(const tensor &input, const tensor &weight);
 AtenTensorHandle transpose(const tensor &input, int64_t first, int64_t second);
 AtenTensorHandle scaled_dot_product_attention(const tensor &query, const tensor &key, const tensor &value,
                                               const tensor *mask);

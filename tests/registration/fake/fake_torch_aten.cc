@@ -55,6 +55,14 @@ AtenTensorHandle glu_shape(const tensor &input) {
   return new_like(input, sizes, contiguous_strides(sizes));
 }
 
+AtenTensorHandle linear_shape(const tensor &input, const tensor &weight) {
+  std::vector<int64_t> sizes = input.sizes;
+  if (sizes.empty() || weight.sizes.size() != 2 || weight.sizes[1] != sizes.back())
+    throw std::runtime_error("linear needs a matrix with as many columns as its input");
+  sizes.back() = weight.sizes[0];
+  return new_like(input, sizes, contiguous_strides(sizes));
+}
+
 AtenTensorHandle transpose(const tensor &input, int64_t first, int64_t second) {
   std::vector<int64_t> sizes = input.sizes, strides = input.strides;
   std::swap(sizes.at(static_cast<size_t>(first)), sizes.at(static_cast<size_t>(second)));

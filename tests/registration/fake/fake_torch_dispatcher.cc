@@ -116,6 +116,8 @@ const aten_operator operators[] = {
     {"aten::copy_", "ttv",
      [](const auto &tensors, const auto &) { return copy(at(tensors[0]), at(tensors[1])); }},
     {"aten::glu", "tv", [](const auto &tensors, const auto &) { return glu_shape(at(tensors[0])); }},
+    {"aten::linear", "tt?",
+     [](const auto &tensors, const auto &) { return linear_shape(at(tensors[0]), at(tensors[1])); }},
     {"aten::transpose.int", "tvv",
      [](const auto &tensors, const auto &values) {
        return transpose(at(tensors[0]), static_cast<int64_t>(values[1]), static_cast<int64_t>(values[2]));
