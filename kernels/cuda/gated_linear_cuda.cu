@@ -59,13 +59,14 @@ ds_status launch_clusters(const ds_cuda_device &device, int64_t clusters, void *
   return ds_launch_configured(op, kernel, config, input, weight, output, arguments);
 }
 
-// The blocks of depth by which a tile's first warpgroup runs ahead. It must announce its lead once in each
-// tile, and not before the other warpgroup has begun that tile: what it is ahead by is in the stages.
+// The blocks of depth by which a tile's first warpgroup runs ahead, `wanted` if possible. It must announce
+// its lead once in each tile, and not before the other warpgroup has begun that tile: that one is behind by
+// the stages at most.
 template <class SHAPE>
 int lead_of(int wanted, int depth_blocks) {
-  const bool possible =
-      wanted <= SHAPE::STAGES && wanted <= depth_blocks && wanted + depth_blocks > SHAPE::STAGES;
-  return possible ? wanted : 0;
+  static_assert(SHAPE::STAGES >= 4, "the lead is less than the stages");
+  const int least = SHAPE::STAGES - depth_blocks + 1, lead = wanted > least ? wanted : least;
+  return wanted > 0 && lead <= depth_blocks ? lead : 0;
 }
 
 // As many thread blocks as there are multiprocessors take turns at the tiles.
@@ -92,22 +93,28 @@ int64_t tiles_of(const ds_gated_linear_params &params, int rows, int cols) {
   return ds_ceil_div(params.rows, rows) * ds_ceil_div(params.cols, cols);
 }
 
-// The clocks of a product in tiles of 128 rows by `cols` columns: each block of depth takes 8 for a column,
-// and beginning and ending a tile some hundreds.
+// The clocks of a product in tiles of 128 rows by `cols` columns. A step of 16 in the depth keeps a
+// warpgroup's matrix units busy for `cols` of them; for narrow tiles it takes longer to move its operands in
+// and out of shared memory, at 128 bytes a clock. Beginning and ending a tile takes some hundreds.
 int64_t clocks_of(const ds_gated_linear_params &params, const ds_cuda_device &device, int cols) {
   const int64_t waves = ds_ceil_div(tiles_of(params, 128, cols), device.multiprocessors);
-  return waves * (ds_ceil_div(params.in_features, 64) * 8 * cols + 500);
+  const int64_t steps = ds_ceil_div(params.in_features, 64) * 4 * 2;
+  return waves * (steps * (32 + cols * 3 / 4) + 500);
 }
 
-template <typename T>
-ds_status choose_form(const ds_gated_linear_params &params, const ds_cuda_device &device, void *stream) {
+// The number of columns whose tiles fill the multiprocessors best.
+template <typename T, int... COLS>
+ds_status choose_cols(const ds_gated_linear_params &params, const ds_cuda_device &device, void *stream) {
   constexpr tile_order order = {2, INT32_MAX};
-  const int64_t wide = clocks_of(params, device, 128), middle = clocks_of(params, device, 80),
-                narrow = clocks_of(params, device, 40);
-  if (wide <= middle && wide <= narrow)
-    return launch<T, gated_linear_shape<128, 1, 1>>(params, device, order, stream);
-  return middle <= narrow ? launch<T, gated_linear_shape<80, 1, 1>>(params, device, order, stream)
-                          : launch<T, gated_linear_shape<40, 1, 1>>(params, device, order, stream);
+  int64_t least = INT64_MAX;
+  int best = 0;
+  for (const int cols : {COLS...})
+    if (const int64_t clocks = clocks_of(params, device, cols); clocks < least) least = clocks, best = cols;
+  ds_status status = DS_OK;
+  ((COLS == best &&
+    (status = launch<T, gated_linear_shape<COLS, 1, 1>>(params, device, order, stream), true)) ||
+   ...);
+  return status;
 }
 
 bool is_describable(const void *data, int64_t rows, int64_t row_stride, int64_t cols) {
@@ -134,6 +141,6 @@ ds_status ds_gated_linear_cuda(const ds_gated_linear_params *params, void *strea
   ds_cuda_device device;
   DS_CHECK(ds_cuda_current_device(&device));
   return ds_with_16_bit_element(op, params->dtype, [&](auto element) {
-    return choose_form<typename decltype(element)::type>(*params, device, stream);
+    return choose_cols<typename decltype(element)::type, 128, 112, 80, 40>(*params, device, stream);
   });
 }

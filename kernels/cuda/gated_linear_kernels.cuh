@@ -38,11 +38,15 @@ struct gated_linear_shape {
   static constexpr int INPUT_BYTES = ROWS * ROW_BYTES, HALF_BYTES = COLS * ROW_BYTES;
   static constexpr int STAGE_BYTES = INPUT_BYTES + 2 * HALF_BYTES;
 
-  // The output leaves through shared memory in pieces of 64 rows: of 64 columns, swizzled, or of 40, whose
-  // rows fall into different banks as they are.
+  // The output leaves through shared memory in pieces of 64 rows: of 64 columns, swizzled, or of an odd
+  // number of units of 8 columns, whose rows fall into different banks as they are.
   static constexpr bool SWIZZLED = COLS % 64 == 0;
-  static constexpr int PIECE_COLS = SWIZZLED ? 64 : 40, PIECES = COLS / PIECE_COLS;
-  static_assert(COLS % PIECE_COLS == 0, "the output is written in whole pieces");
+  static constexpr int PIECE_COLS = SWIZZLED         ? 64
+                                    : COLS % 32 == 0 ? COLS / 4
+                                    : COLS % 16 == 0 ? COLS / 2
+                                                     : COLS;
+  static constexpr int PIECES = COLS / PIECE_COLS;
+  static_assert(COLS % 8 == 0 && COLS <= 128 && (SWIZZLED || PIECE_COLS % 16 == 8), "no such tile");
   static constexpr int PIECE_BYTES = 64 * 2 * PIECE_COLS;
   static constexpr int OUTPUT_BYTES = PIECES * PIECE_BYTES; // of a warpgroup
   static constexpr int BIAS_BYTES = 2 * COLS * 4;           // of a warpgroup
