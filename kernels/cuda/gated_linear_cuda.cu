@@ -105,7 +105,7 @@ int64_t clocks_of(const ds_gated_linear_params &params, const ds_cuda_device &de
 // The number of columns whose tiles fill the multiprocessors best.
 template <typename T, int... COLS>
 ds_status choose_cols(const ds_gated_linear_params &params, const ds_cuda_device &device, void *stream) {
-  constexpr tile_order order = {2, INT32_MAX};
+  constexpr tile_order order = {3, INT32_MAX};
   int64_t least = INT64_MAX;
   int best = 0;
   for (const int cols : {COLS...})
@@ -115,6 +115,12 @@ ds_status choose_cols(const ds_gated_linear_params &params, const ds_cuda_device
     (status = launch<T, gated_linear_shape<COLS, 1, 1>>(params, device, order, stream), true)) ||
    ...);
   return status;
+}
+
+// The copy engine sees the weight's halves as a dimension.
+bool are_halves_describable(const ds_gated_linear_params &params) {
+  int64_t stride;
+  return !__builtin_mul_overflow(params.cols, params.weight_row_stride, &stride) && ds_can_map_stride(stride);
 }
 
 bool is_describable(const void *data, int64_t rows, int64_t row_stride, int64_t cols) {
@@ -129,7 +135,7 @@ int ds_gated_linear_serves_cuda(const ds_gated_linear_params *params) {
       (params->dtype == DS_FLOAT16 || params->dtype == DS_BFLOAT16) &&
       is_describable(params->input, params->rows, params->input_row_stride, params->in_features) &&
       is_describable(params->weight, 2 * params->cols, params->weight_row_stride, params->in_features) &&
-      ds_can_map_stride(params->cols * params->weight_row_stride) &&
+      are_halves_describable(*params) &&
       is_describable(params->output, params->rows, params->output_row_stride, params->cols) &&
       tiles_of(*params, 128, 40) <= INT32_MAX / 2;
   ds_cuda_device device;
