@@ -9,6 +9,7 @@
 #include "ds_gated_activation_params.h"
 #include "ds_gated_linear_params.h"
 #include "ds_layer_norm_params.h"
+#include "ds_quantized_linear_params.h"
 
 // On every backend, for every parameters: ds_<name>_cpu and ds_<name>_cuda take a ds_<name>_params.
 #define DS_KERNELS(X)                                                                                        \
@@ -21,6 +22,7 @@
 // others: ds_<name>_serves_cuda tells which, ds_<name>_cuda takes those.
 #define DS_CUDA_SPECIAL_KERNELS(X)                                                                           \
   X(attention)                                                                                               \
-  X(gated_linear)
+  X(gated_linear)                                                                                            \
+  X(quantized_linear)
 
 #endif

@@ -226,6 +226,18 @@ static ds_status dequantize(const ds_block_call *call, const ds_tensor *quantize
   return ds_run_dequantize(call->context, call->device_type, &params);
 }
 
+// A whole quantised weight, dequantised in the buffer `index`.
+static ds_status dequantize_whole(const ds_block_call *call, const ds_tensor *quantized,
+                                  const ds_tensor *scale, ds_block_buffer index, const void **result) {
+  const int64_t strides[2] = {quantized->sizes[1], 1};
+  ds_tensor weight = *quantized;
+  weight.data = ds_block_buffer_at(call, index);
+  weight.dtype = call->dtype;
+  weight.strides = strides;
+  *result = weight.data;
+  return dequantize(call, quantized, scale, 0, &weight);
+}
+
 // As `linear` for a weight that may be quantised, scale NULL: it is not. Of a quantised one, as many output
 // features at once as there is room for in the buffer `dequantized`.
 static ds_status feed_forward_linear(const ds_block_call *call, matrix input, projection weights,
@@ -261,8 +273,17 @@ static ds_status project_and_gate(const ds_block_call *call, matrix gated) {
   const ds_block_arguments *arguments = call->arguments;
   const int64_t rows = call->shape.rows, inner = call->shape.ff_inner;
   const matrix normalised = own_matrix(call, DS_BLOCK_NORMALISED3, call->shape.channels);
+  if (call->ff_in_is_direct) {
+    ds_quantized_linear_params params = ds_block_quantized_ff_in(call);
+    params.input = normalised.data;
+    params.output = gated.data;
+    return call->services->quantized_linear(call->services->host, &params);
+  }
   if (call->gate_is_fused) {
     ds_gated_linear_params params = ds_block_gated_linear(call);
+    if (arguments->ff_in_scale != NULL)
+      DS_CHECK(dequantize_whole(call, arguments->ff_in_weight, arguments->ff_in_scale, DS_BLOCK_FF_IN_WEIGHT,
+                                &params.weight));
     params.input = normalised.data;
     params.output = gated.data;
     return call->services->gated_linear(call->services->host, &params);
@@ -291,6 +312,14 @@ static ds_status feed_forward(const ds_block_call *call, matrix residual, void *
                           DS_BLOCK_FF_OUT_WORKSPACE};
 
   DS_CHECK(project_and_gate(call, gated));
+  if (call->ff_out_is_direct) {
+    ds_quantized_linear_params params = ds_block_quantized_ff_out(call);
+    params.input = gated.data;
+    params.residual = residual.data;
+    params.residual_row_stride = residual.row_stride;
+    params.output = y;
+    return call->services->quantized_linear(call->services->host, &params);
+  }
   if (call->services->linear_adds_residual)
     return feed_forward_linear(call, gated, out, arguments->ff_out_scale, DS_BLOCK_FF_OUT_WEIGHT, residual,
                                output);

@@ -6,6 +6,7 @@
 #include "ds_attention_params.h"
 #include "ds_gated_linear_params.h"
 #include "ds_linear_params.h"
+#include "ds_quantized_linear_params.h"
 #include "ds_tensor.h"
 #include <stddef.h>
 
@@ -40,6 +41,11 @@ typedef struct ds_services {
   // known yet and are then aligned to DS_SCRATCH_ALIGNMENT. NULL, both: for none.
   int (*gated_linear_serves)(void *host, const ds_gated_linear_params *params);
   ds_status (*gated_linear)(void *host, const ds_gated_linear_params *params);
+
+  // In the same way, a linear that reads an int8 weight itself, with the gated activation of its result or
+  // without. quantized_linear_serves does not look at the addresses of input, residual and output.
+  int (*quantized_linear_serves)(void *host, const ds_quantized_linear_params *params);
+  ds_status (*quantized_linear)(void *host, const ds_quantized_linear_params *params);
 } ds_services;
 
 #ifdef __cplusplus

@@ -84,6 +84,16 @@ static ds_status gated_linear(void *host, const ds_gated_linear_params *params) 
   return from_module(self, self->context->cuda->gated_linear(params, self->context->stream));
 }
 
+static int quantized_linear_serves(void *host, const ds_quantized_linear_params *params) {
+  const ds_aten_services *self = host;
+  return self->context->cuda->quantized_linear_serves(params);
+}
+
+static ds_status quantized_linear(void *host, const ds_quantized_linear_params *params) {
+  const ds_aten_services *self = host;
+  return from_module(self, self->context->cuda->quantized_linear(params, self->context->stream));
+}
+
 // [batch, heads, tokens, head_size], as scaled_dot_product_attention takes it.
 static ds_status heads_view(const ds_aten_services *self, const ds_attention_params *params, const void *data,
                             int64_t tokens, const int64_t *strides, AtenTensorHandle *view) {
@@ -211,7 +221,9 @@ void ds_aten_services_begin(ds_aten_services *services, const ds_context *contex
                     .linear_workspace_bytes = on_cuda ? context->cuda->linear_workspace_bytes : 0,
                     .attention = attention,
                     .gated_linear_serves = on_cuda ? gated_linear_serves : NULL,
-                    .gated_linear = on_cuda ? gated_linear : NULL};
+                    .gated_linear = on_cuda ? gated_linear : NULL,
+                    .quantized_linear_serves = on_cuda ? quantized_linear_serves : NULL,
+                    .quantized_linear = on_cuda ? quantized_linear : NULL};
   services->context = context;
   services->op = op;
   services->like = *like;

@@ -1,4 +1,4 @@
-// How launchers describe tensors of 16-bit elements to Hopper's copy engine.
+// How launchers describe tensors of 16-bit and of int8 elements to Hopper's copy engine.
 #ifndef DS_TENSOR_MAP_CUH
 #define DS_TENSOR_MAP_CUH
 
@@ -23,8 +23,8 @@ inline ds_encode_tiled_fn ds_encode_tiled() {
   return function;
 }
 
-// Whether the copy engine takes a tensor's sizes and strides, in elements: coordinates of 32 bits; strides in
-// units of 16 bytes and below 2^40 bytes.
+// Whether the copy engine takes a tensor's sizes and strides, in elements of 16 bits: coordinates of 32 bits;
+// strides in units of 16 bytes and below 2^40 bytes.
 inline bool ds_can_map_size(int64_t size) {
   return size >= 1 && size <= INT32_MAX / 2;
 }
@@ -41,18 +41,20 @@ struct ds_tensor_box {
   int box[DIMS];
 };
 
-// `swizzled` boxes have 64 elements in the first dimension. The copy engine must take sizes and strides, and
-// `data` be aligned to 16 bytes.
+// DS_FLOAT16, DS_BFLOAT16 or DS_INT8. `swizzled` boxes have 128 bytes in the first dimension. The copy engine
+// must take sizes and strides, and `data` be aligned to 16 bytes.
 template <int DIMS>
 ds_status ds_make_tensor_map(const char *op, CUtensorMap *map, ds_dtype dtype, const void *data,
                              const ds_tensor_box<DIMS> &tensor, bool swizzled = true) {
-  const CUtensorMapDataType type =
-      dtype == DS_FLOAT16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const CUtensorMapDataType type = dtype == DS_INT8      ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                                   : dtype == DS_FLOAT16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                         : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const cuuint64_t element_bytes = dtype == DS_INT8 ? 1 : 2;
   cuuint64_t sizes[DIMS], stride_bytes[DIMS];
   cuuint32_t box[DIMS], steps[DIMS];
   for (int i = 0; i < DIMS; i++) {
     sizes[i] = (cuuint64_t)tensor.sizes[i];
-    if (i > 0) stride_bytes[i - 1] = (cuuint64_t)tensor.strides[i - 1] * 2;
+    if (i > 0) stride_bytes[i - 1] = (cuuint64_t)tensor.strides[i - 1] * element_bytes;
     box[i] = (cuuint32_t)tensor.box[i];
     steps[i] = 1;
   }

@@ -110,22 +110,74 @@ static void plan_workspaces(ds_block_call *call) {
 ds_gated_linear_params ds_block_gated_linear(const ds_block_call *call) {
   const ds_block_arguments *arguments = call->arguments;
   const int64_t inner = call->shape.ff_inner, channels = call->shape.channels;
+  const int is_quantized = arguments->ff_in_scale != NULL;
   return (ds_gated_linear_params){.dtype = call->dtype,
                                   .rows = call->shape.rows,
                                   .in_features = channels,
                                   .cols = inner,
                                   .input_row_stride = channels,
-                                  .weight = arguments->ff_in_weight->data,
-                                  .weight_row_stride = arguments->ff_in_weight->strides[0],
+                                  .weight = is_quantized ? NULL : arguments->ff_in_weight->data,
+                                  .weight_row_stride =
+                                      is_quantized ? channels : arguments->ff_in_weight->strides[0],
                                   .bias = arguments->ff_in_bias == NULL ? NULL : arguments->ff_in_bias->data,
                                   .activation_type = (ds_activation_type)arguments->activation_type,
                                   .output_row_stride = inner};
 }
 
-// A quantised weight is dequantised in pieces, each with a product of its own.
+static const void *data_or_null(const ds_tensor *tensor) {
+  return tensor == NULL ? NULL : tensor->data;
+}
+
+ds_quantized_linear_params ds_block_quantized_ff_in(const ds_block_call *call) {
+  const ds_block_arguments *arguments = call->arguments;
+  const int64_t inner = call->shape.ff_inner, channels = call->shape.channels;
+  return (ds_quantized_linear_params){.dtype = call->dtype,
+                                      .rows = call->shape.rows,
+                                      .in_features = channels,
+                                      .cols = inner,
+                                      .input_row_stride = channels,
+                                      .weight = arguments->ff_in_weight->data,
+                                      .weight_row_stride = arguments->ff_in_weight->strides[0],
+                                      .scale = arguments->ff_in_scale->data,
+                                      .bias = data_or_null(arguments->ff_in_bias),
+                                      .gate = (ds_activation_type)arguments->activation_type,
+                                      .output_row_stride = inner};
+}
+
+ds_quantized_linear_params ds_block_quantized_ff_out(const ds_block_call *call) {
+  const ds_block_arguments *arguments = call->arguments;
+  const int64_t inner = call->shape.ff_inner, channels = call->shape.channels;
+  const ds_tensor *weight = arguments->ff_out_weight;
+  return (ds_quantized_linear_params){.dtype = call->dtype,
+                                      .rows = call->shape.rows,
+                                      .in_features = inner,
+                                      .cols = channels,
+                                      .input_row_stride = inner,
+                                      .weight = weight->data,
+                                      .weight_row_stride = channels > 1 ? weight->strides[0] : inner,
+                                      .scale = arguments->ff_out_scale->data,
+                                      .bias = data_or_null(arguments->ff_out_bias),
+                                      .gate = DS_ACTIVATION_UNKNOWN,
+                                      .residual_row_stride = channels,
+                                      .output_row_stride = channels};
+}
+
+// Whether a product reads a weight with this scale itself.
+static int is_direct(const ds_block_call *call, const ds_tensor *scale,
+                     ds_quantized_linear_params (*describe)(const ds_block_call *)) {
+  const ds_services *services = call->services;
+  if (scale == NULL || ds_block_groups(scale) != 1 || services->quantized_linear_serves == NULL) return 0;
+  const ds_quantized_linear_params params = describe(call);
+  return services->quantized_linear_serves(services->host, &params);
+}
+
+// A quantised weight that is dequantised in pieces has a product for each.
 static int can_fuse_gate(const ds_block_call *call) {
   const ds_services *services = call->services;
-  if (services->gated_linear_serves == NULL || call->arguments->ff_in_scale != NULL) return 0;
+  const ds_tensor *weight = call->arguments->ff_in_weight;
+  const int in_pieces =
+      call->arguments->ff_in_scale != NULL && ds_block_features_at_once(call, weight) < weight->sizes[0];
+  if (services->gated_linear_serves == NULL || in_pieces) return 0;
   const ds_gated_linear_params params = ds_block_gated_linear(call);
   return services->gated_linear_serves(services->host, &params);
 }
@@ -133,15 +185,18 @@ static int can_fuse_gate(const ds_block_call *call) {
 static void plan_feed_forward(ds_block_call *call) {
   const ds_block_shape *shape = &call->shape;
   const ds_block_arguments *arguments = call->arguments;
-  call->gate_is_fused = can_fuse_gate(call);
-  if (!call->gate_is_fused)
-    plan_buffer(call, DS_BLOCK_FF_HIDDEN, shape->rows, 2 * shape->ff_inner, FF_IN, GATE);
-  plan_buffer(call, DS_BLOCK_FF_GATED, shape->rows, shape->ff_inner, call->gate_is_fused ? FF_IN : GATE,
-              FF_OUT);
-  if (!call->services->linear_adds_residual)
+  call->ff_in_is_direct = is_direct(call, arguments->ff_in_scale, ds_block_quantized_ff_in);
+  call->ff_out_is_direct = is_direct(call, arguments->ff_out_scale, ds_block_quantized_ff_out);
+  call->gate_is_fused = !call->ff_in_is_direct && can_fuse_gate(call);
+  const int one_step = call->ff_in_is_direct || call->gate_is_fused;
+  if (!one_step) plan_buffer(call, DS_BLOCK_FF_HIDDEN, shape->rows, 2 * shape->ff_inner, FF_IN, GATE);
+  plan_buffer(call, DS_BLOCK_FF_GATED, shape->rows, shape->ff_inner, one_step ? FF_IN : GATE, FF_OUT);
+  if (!call->services->linear_adds_residual && !call->ff_out_is_direct)
     plan_buffer(call, DS_BLOCK_FF_PRODUCT, shape->rows, shape->channels, FF_OUT, ADD);
-  plan_dequantized(call, DS_BLOCK_FF_IN_WEIGHT, arguments->ff_in_weight, arguments->ff_in_scale, FF_IN);
-  plan_dequantized(call, DS_BLOCK_FF_OUT_WEIGHT, arguments->ff_out_weight, arguments->ff_out_scale, FF_OUT);
+  if (!call->ff_in_is_direct)
+    plan_dequantized(call, DS_BLOCK_FF_IN_WEIGHT, arguments->ff_in_weight, arguments->ff_in_scale, FF_IN);
+  if (!call->ff_out_is_direct)
+    plan_dequantized(call, DS_BLOCK_FF_OUT_WEIGHT, arguments->ff_out_weight, arguments->ff_out_scale, FF_OUT);
 }
 
 ds_status ds_block_plan(ds_block_call *call) {

@@ -59,6 +59,8 @@ typedef struct ds_block_call {
   ds_projection_grouping grouping1;
   ds_projection_grouping grouping2;
   int gate_is_fused; // the feed-forward's first product and its gated activation are one step
+  int ff_in_is_direct,
+      ff_out_is_direct; // the product reads its quantised weight itself, and adds all there is
   ds_scratch_buffer buffers[DS_BLOCK_BUFFERS];
   char *memory;
 } ds_block_call;
@@ -66,8 +68,14 @@ typedef struct ds_block_call {
 // Plans the buffers of a call whose fields up to dtype are set, and allocates them as one.
 ds_status ds_block_plan(ds_block_call *call);
 
-// The feed-forward's first product and its gated activation, without the addresses of input and output.
+// The feed-forward's first product and its gated activation, without the addresses of input and output, and
+// without that of the weight where it is quantised: it is dequantised as a whole then.
 ds_gated_linear_params ds_block_gated_linear(const ds_block_call *call);
+
+// The same, and the feed-forward's second product with bias and residual, for quantised weights, without the
+// addresses of input, residual and output.
+ds_quantized_linear_params ds_block_quantized_ff_in(const ds_block_call *call);
+ds_quantized_linear_params ds_block_quantized_ff_out(const ds_block_call *call);
 
 // Scales of each row of a quantised weight.
 static inline int64_t ds_block_groups(const ds_tensor *scale) {

@@ -144,11 +144,46 @@ TEST(BlockPlan, WorkspacesLieWhereTheFeedForwardNeedsMemoryAnyway) {
   EXPECT_EQ(bytes[true], bytes[false]);
 }
 
-TEST(BlockPlan, AQuantizedWeightIsNotAskedAbout) {
-  block_case block({.ff_in_groups = 1});
+TEST(BlockPlan, AQuantizedWeightInPiecesIsGatedByItself) {
+  block_case block({.dtype = DS_FLOAT16,
+                    .batch = 1,
+                    .tokens = 1,
+                    .channels = 66,
+                    .ff_inner = 17001,
+                    .ff_in_groups = 1,
+                    .attn2 = {.present = false}});
   plain_services services(true, true);
   ASSERT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
   EXPECT_TRUE(services.gated_linears.empty());
+}
+
+TEST(BlockPlan, ServicesThatReadQuantizedWeightsGetThem) {
+  for (const auto &[in_groups, out_groups] : {std::pair{1, 1}, std::pair{1, 0}, std::pair{2, 1}}) {
+    const block_options options = {.ff_in_groups = in_groups, .ff_out_groups = out_groups};
+    block_case block(options), other(options);
+    plain_services services(false), no_services(false);
+    services.serves_quantized_linear = true;
+    ASSERT_EQ(block.call(nullptr, &services.table), DS_OK);
+    ASSERT_EQ(other.call(nullptr, &no_services.table), DS_OK);
+    const size_t direct = (in_groups == 1) + (out_groups == 1);
+    EXPECT_EQ(services.quantized_linears.size(), direct);
+    EXPECT_EQ(no_services.quantized_linears.size(), 0u);
+    EXPECT_EQ(services.linears.size() + direct, no_services.linears.size());
+    EXPECT_LE(services.scratch_bytes, no_services.scratch_bytes);
+    for (const ds_quantized_linear_params &each : services.quantized_linears) {
+      const bool first = each.weight == block.at("ff_in_weight").data;
+      EXPECT_EQ(each.gate, first ? DS_ACTIVATION_GATED_GELU : DS_ACTIVATION_UNKNOWN);
+      EXPECT_EQ(each.residual == nullptr, first);
+    }
+  }
+}
+
+TEST(BlockPlan, AWholeDequantizedWeightIsGatedInOneStep) {
+  block_case block({.ff_in_groups = 3});
+  plain_services services(true, true);
+  ASSERT_EQ(block.call(nullptr, &services.table), DS_OK);
+  ASSERT_EQ(services.gated_linears.size(), 1u);
+  EXPECT_NE(services.gated_linears[0].weight, block.at("ff_in_weight").data);
 }
 
 TEST(BlockPlan, HeadsAreViewsOfTheProduct) {

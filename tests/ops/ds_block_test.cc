@@ -10,6 +10,7 @@ class Block : public testing::TestWithParam<std::tuple<bool, bool, ds_dtype>> {
 protected:
   bool adds_residual() const { return std::get<0>(GetParam()); }
   bool gates() const { return std::get<1>(GetParam()); }
+  bool serves_quantized_linear = false;
   ds_dtype dtype() const { return std::get<2>(GetParam()); }
 
   void run_and_check(block_options options, const std::string &what = "") {
@@ -17,6 +18,7 @@ protected:
     options.dtype = dtype();
     block_case block(options);
     plain_services services(adds_residual(), gates());
+    services.serves_quantized_linear = serves_quantized_linear;
     ASSERT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
     expect_result(block, block.output);
     EXPECT_EQ(services.allocations, 1);
@@ -93,12 +95,17 @@ TEST_P(Block, SupportsSwiGLU) {
 }
 
 TEST_P(Block, TakesQuantizedWeights) {
-  for (const auto &[in_groups, out_groups] :
-       {std::pair{1, 1}, std::pair{1, 0}, std::pair{0, 1}, std::pair{3, 5}, std::pair{12, 10}})
-    for (const bool biases : {true, false})
-      run_and_check({.ff_in_groups = in_groups, .ff_out_groups = out_groups, .output_biases = biases},
-                    std::to_string(in_groups) + " and " + std::to_string(out_groups) + " groups");
-  run_and_check({.channels = 9, .head_size = 3, .ff_inner = 7, .ff_in_groups = 9, .ff_out_groups = 7});
+  for (const bool serves : {false, true}) {
+    serves_quantized_linear = serves;
+    for (const auto &[in_groups, out_groups] :
+         {std::pair{1, 1}, std::pair{1, 0}, std::pair{0, 1}, std::pair{3, 5}, std::pair{12, 10}})
+      for (const bool biases : {true, false})
+        run_and_check({.ff_in_groups = in_groups, .ff_out_groups = out_groups, .output_biases = biases},
+                      std::to_string(in_groups) + " and " + std::to_string(out_groups) + " groups");
+    run_and_check({.channels = 9, .head_size = 3, .ff_inner = 7, .ff_in_groups = 9, .ff_out_groups = 7});
+    run_and_check({.channels = 1, .ff_inner = 1, .ff_in_groups = 1, .ff_out_groups = 1});
+    run_and_check({.ff_in_groups = 1, .ff_out_groups = 1, .activation_type = 4}, "SwiGLU");
+  }
 }
 
 // More of them than are dequantised at once.

@@ -20,7 +20,9 @@ public:
              1 << 20,
              attention,
              gates ? gated_linear_serves : nullptr,
-             gates ? gated_linear : nullptr};
+             gates ? gated_linear : nullptr,
+             quantized_linear_serves,
+             quantized_linear};
   }
   plain_services(const plain_services &) = delete;
   plain_services &operator=(const plain_services &) = delete;
@@ -33,6 +35,8 @@ public:
   std::vector<ds_attention_params> attentions;
   bool serves_gated_linear = true;
   std::vector<ds_gated_linear_params> gated_linears;
+  bool serves_quantized_linear = false;
+  std::vector<ds_quantized_linear_params> quantized_linears;
   size_t scratch_bytes = 0;
 
 private:
@@ -96,6 +100,11 @@ private:
     return static_cast<plain_services *>(host)->serves_gated_linear;
   }
 
+  static double activated(ds_activation_type type, double gate) {
+    return type == DS_ACTIVATION_GATED_SILU ? gate / (1 + std::exp(-gate))
+                                            : gate * 0.5 * std::erfc(-gate / std::sqrt(2.0));
+  }
+
   static ds_status gated_linear(void *host, const ds_gated_linear_params *p) {
     auto *self = static_cast<plain_services *>(host);
     DS_CHECK(self->count());
@@ -112,13 +121,36 @@ private:
       return sum;
     };
     for (int64_t row = 0; row < p->rows; row++)
-      for (int64_t col = 0; col < p->cols; col++) {
-        const double gate = product(row, p->cols + col);
-        const double activated = p->activation_type == DS_ACTIVATION_GATED_SILU
-                                     ? gate / (1 + std::exp(-gate))
-                                     : gate * 0.5 * std::erfc(-gate / std::sqrt(2.0));
+      for (int64_t col = 0; col < p->cols; col++)
         write_element(p->dtype, static_cast<char *>(p->output) + (row * p->output_row_stride + col) * bytes,
-                      product(row, col) * activated);
+                      product(row, col) * activated(p->activation_type, product(row, p->cols + col)));
+    return DS_OK;
+  }
+
+  static int quantized_linear_serves(void *host, const ds_quantized_linear_params *) {
+    return static_cast<plain_services *>(host)->serves_quantized_linear;
+  }
+
+  static ds_status quantized_linear(void *host, const ds_quantized_linear_params *p) {
+    auto *self = static_cast<plain_services *>(host);
+    DS_CHECK(self->count());
+    self->quantized_linears.push_back(*p);
+    const auto bytes = static_cast<int64_t>(ds_dtype_bytes(p->dtype));
+    const auto read = [&](const void *data, int64_t offset) {
+      return data == nullptr ? 0.0 : read_element(p->dtype, static_cast<const char *>(data) + offset * bytes);
+    };
+    const auto product = [&](int64_t row, int64_t col) {
+      double sum = 0;
+      for (int64_t in = 0; in < p->in_features; in++)
+        sum += read(p->input, row * p->input_row_stride + in) * p->weight[col * p->weight_row_stride + in];
+      return sum * static_cast<double>(p->scale[col]) + read(p->bias, col);
+    };
+    for (int64_t row = 0; row < p->rows; row++)
+      for (int64_t col = 0; col < p->cols; col++) {
+        double result = product(row, col) + read(p->residual, row * p->residual_row_stride + col);
+        if (ds_quantized_linear_is_gated(p)) result *= activated(p->gate, product(row, p->cols + col));
+        write_element(p->dtype, static_cast<char *>(p->output) + (row * p->output_row_stride + col) * bytes,
+                      result);
       }
     return DS_OK;
   }

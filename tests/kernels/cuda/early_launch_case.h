@@ -195,6 +195,29 @@ public:
     };
   }
 
+  // The bytes and the scale are whatever the operands' bits make; the residual is the input once more.
+  placed_call quantized_linear(int64_t in_features, ds_activation_type gate) {
+    return [=, this](const places &at) {
+      ds_quantized_linear_params params = {};
+      params.dtype = dtype_;
+      params.rows = 4;
+      params.in_features = params.input_row_stride = in_features;
+      params.cols = 4;
+      params.input = at.from;
+      params.weight = reinterpret_cast<const int8_t *>(at.weights);
+      params.weight_row_stride = in_features;
+      params.scale = reinterpret_cast<const float *>(at.weights);
+      params.bias = at.weights;
+      params.gate = gate;
+      params.residual = gate == DS_ACTIVATION_UNKNOWN ? at.from : nullptr;
+      params.residual_row_stride = in_features;
+      params.output = at.to;
+      params.output_row_stride = 4;
+      return module_->quantized_linear_serves(&params) != 0 ? module_->quantized_linear(&params, stream_)
+                                                            : DS_OK;
+    };
+  }
+
   struct named_call {
     std::string name;
     placed_call run;
@@ -221,6 +244,8 @@ public:
         {"attention", attention(rows)},
         {"attention, few keys", attention(77)},
         {"gated_linear", gated_linear()},
+        {"quantized_linear", quantized_linear(1024, DS_ACTIVATION_UNKNOWN)},
+        {"quantized_linear, gated", quantized_linear(64, DS_ACTIVATION_GATED_GELU)},
     };
     // Many rows, all of them the same in memory.
     for (const int64_t of_cols : {160, 320, 640, 1280})

@@ -92,6 +92,34 @@ static ds_status gated_linear(const ds_gated_linear_params *params, void *stream
   return DS_OK;
 }
 
+// With a bias it is two steps, so that both ways are taken.
+static int quantized_linear_serves(const ds_quantized_linear_params *params) {
+  return params->bias == NULL;
+}
+
+static double quantized_dot_product(const ds_quantized_linear_params *params, int64_t row, int64_t col) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < params->in_features; i++)
+    sum += read_at(params->dtype, params->input, row * params->input_row_stride + i) *
+           params->weight[col * params->weight_row_stride + i];
+  return sum * (double)params->scale[col];
+}
+
+static ds_status quantized_linear(const ds_quantized_linear_params *params, void *stream) {
+  (void)stream;
+  DS_CHECK(step());
+  for (int64_t row = 0; row < params->rows; row++)
+    for (int64_t col = 0; col < params->cols; col++) {
+      double result = quantized_dot_product(params, row, col);
+      if (ds_quantized_linear_is_gated(params))
+        result *= activated(params->gate, quantized_dot_product(params, row, params->cols + col));
+      if (params->residual != NULL)
+        result += read_at(params->dtype, params->residual, row * params->residual_row_stride + col);
+      write_at(params->dtype, params->output, row * params->output_row_stride + col, result);
+    }
+  return DS_OK;
+}
+
 // Masked attention is torch's, so that both ways are taken.
 static int attention_serves(const ds_attention_params *params) {
   return params->mask == NULL;
@@ -145,7 +173,9 @@ static const ds_cuda_module module = {.version = DS_CUDA_MODULE_VERSION,
                                       .attention_serves = attention_serves,
                                       .attention = attention,
                                       .gated_linear_serves = gated_linear_serves,
-                                      .gated_linear = gated_linear};
+                                      .gated_linear = gated_linear,
+                                      .quantized_linear_serves = quantized_linear_serves,
+                                      .quantized_linear = quantized_linear};
 
 __attribute__((visibility("default"))) const ds_cuda_module *ds_diffusers_cuda_module(void) {
   return &module;
