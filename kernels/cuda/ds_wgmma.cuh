@@ -88,11 +88,11 @@ __device__ __forceinline__ void ds_store_2_matrices(uint32_t address, const uint
   DS_REGISTERS_80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define DS_REGISTERS_112                                                                                     \
   DS_REGISTERS_96                                                                                            \
-      ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
 #define DS_REGISTERS_120 DS_REGISTERS_112 ", %112, %113, %114, %115, %116, %117, %118, %119"
 #define DS_REGISTERS_128                                                                                     \
   DS_REGISTERS_112                                                                                           \
-      ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 // d (+)= a · bᵀ: both from shared memory, both K-major.
 #define DS_DEFINE_WGMMA_SS(columns, count, type, name, a_index, b_index, scale_index)                        \
