@@ -50,17 +50,6 @@ __device__ __forceinline__ void ds_barrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-// Arrives at the barrier that lies at `barrier` in thread block `rank` of the cluster.
-__device__ __forceinline__ void ds_barrier_arrive_at(int rank, uint32_t barrier) {
-  asm volatile("{\n"
-               ".reg .b32 remote;\n"
-               "mapa.shared::cluster.u32 remote, %0, %1;\n"
-               "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
-               "}" ::"r"(barrier),
-               "r"(rank)
-               : "memory");
-}
-
 // All threads of the cluster, converged or not: what they wrote before is visible after.
 __device__ __forceinline__ void ds_cluster_synchronise() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
@@ -104,25 +93,6 @@ __device__ __forceinline__ void ds_tensor_copy_4d(uint32_t destination, const CU
   asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
                "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(destination),
                "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(barrier)
-               : "memory");
-}
-
-// The same to each thread block of the cluster whose bit is set, at the same address and barrier in each.
-__device__ __forceinline__ void ds_tensor_copy_2d_to(uint16_t blocks, uint32_t destination,
-                                                     const CUtensorMap *map, int c0, int c1,
-                                                     uint32_t barrier) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-               ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(destination),
-               "l"(map), "r"(c0), "r"(c1), "r"(barrier), "h"(blocks)
-               : "memory");
-}
-
-__device__ __forceinline__ void ds_tensor_copy_3d_to(uint16_t blocks, uint32_t destination,
-                                                     const CUtensorMap *map, int c0, int c1, int c2,
-                                                     uint32_t barrier) {
-  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-               ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(destination),
-               "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(barrier), "h"(blocks)
                : "memory");
 }
 

@@ -57,6 +57,7 @@ __device__ __forceinline__ void ds_store_2_matrices(uint32_t address, const uint
 #define DS_ACCUMULATORS_64(d, i) DS_ACCUMULATORS_32(d, i), DS_ACCUMULATORS_32(d, i + 32)
 #define DS_ACCUMULATORS_48(d, i) DS_ACCUMULATORS_32(d, i), DS_ACCUMULATORS_16(d, i + 32)
 #define DS_ACCUMULATORS_80(d, i) DS_ACCUMULATORS_64(d, i), DS_ACCUMULATORS_16(d, i + 64)
+#define DS_ACCUMULATORS_88(d, i) DS_ACCUMULATORS_80(d, i), DS_ACCUMULATORS_8(d, i + 80)
 #define DS_ACCUMULATORS_96(d, i) DS_ACCUMULATORS_64(d, i), DS_ACCUMULATORS_32(d, i + 64)
 #define DS_ACCUMULATORS_112(d, i) DS_ACCUMULATORS_96(d, i), DS_ACCUMULATORS_16(d, i + 96)
 #define DS_ACCUMULATORS_120(d, i) DS_ACCUMULATORS_112(d, i), DS_ACCUMULATORS_8(d, i + 112)
@@ -84,6 +85,7 @@ __device__ __forceinline__ void ds_store_2_matrices(uint32_t address, const uint
   DS_REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define DS_REGISTERS_80                                                                                      \
   DS_REGISTERS_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define DS_REGISTERS_88 DS_REGISTERS_80 ", %80, %81, %82, %83, %84, %85, %86, %87"
 #define DS_REGISTERS_96                                                                                      \
   DS_REGISTERS_80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define DS_REGISTERS_112                                                                                     \
@@ -124,6 +126,7 @@ __device__ __forceinline__ void ds_store_2_matrices(uint32_t address, const uint
   DS_DEFINE_WGMMA_SS(128, 64, type, name, 64, 65, 66)                                                        \
   DS_DEFINE_WGMMA_SS(96, 48, type, name, 48, 49, 50)                                                         \
   DS_DEFINE_WGMMA_SS(160, 80, type, name, 80, 81, 82)                                                        \
+  DS_DEFINE_WGMMA_SS(176, 88, type, name, 88, 89, 90)                                                        \
   DS_DEFINE_WGMMA_SS(192, 96, type, name, 96, 97, 98)                                                        \
   DS_DEFINE_WGMMA_SS(224, 112, type, name, 112, 113, 114)                                                    \
   DS_DEFINE_WGMMA_SS(240, 120, type, name, 120, 121, 122)                                                    \

@@ -1,11 +1,11 @@
 // A linear and the gated activation of its result on Hopper: one kernel, so that the result of twice the
 // output's width never reaches memory.
 //
-// A tile of the output is 128 rows by COLS columns. Its two warpgroups compute 64 rows each, the values' COLS
-// columns and the gates' COLS columns in one instruction: the weight's rows of both lie one behind the other
-// in shared memory, so a thread holds an output's value and gate in two registers. One warpgroup runs some
-// blocks of the depth ahead of the other: the activations of one are computed under the products of the
-// other, and both still read the same copy of the weight.
+// A tile of the output is 64 rows for each of two or three warpgroups by COLS columns. A warpgroup computes
+// the values' COLS columns and the gates' COLS columns in one instruction: the weight's rows of both lie one
+// behind the other in shared memory, so a thread holds an output's value and gate in two registers. Each
+// warpgroup runs some blocks of the depth ahead of the next: the activations of one are computed under the
+// products of the others, and all still read the same copy of the weight.
 //
 // Only Hopper's own target (sm_90a) has these instructions: for any other the kernels are empty, and must not
 // be launched.
@@ -22,21 +22,15 @@
 
 namespace {
 
-// COLS columns of the output. CLUSTER_ROWS thread blocks with tiles one below the other share the weight's
-// part, CLUSTER_COLS with tiles side by side the input's: each loads a piece for all.
-template <int COLS_, int CLUSTER_ROWS_, int CLUSTER_COLS_>
+template <int COLS_, int WARPGROUPS_ = 2>
 struct gated_linear_shape {
-  static constexpr int COLS = COLS_, CLUSTER_ROWS = CLUSTER_ROWS_, CLUSTER_COLS = CLUSTER_COLS_;
-  static constexpr int CLUSTER = CLUSTER_ROWS * CLUSTER_COLS;
-  static_assert(CLUSTER_ROWS == 1 || CLUSTER_COLS == 1, "only one operand is shared");
-  static_assert(CLUSTER_ROWS <= 2, "a block loads the values' half of the weight, the gates' or both");
-  static constexpr int WARPGROUPS = 2, ROWS = 64 * WARPGROUPS;
+  static constexpr int COLS = COLS_, WARPGROUPS = WARPGROUPS_, ROWS = 64 * WARPGROUPS;
   static constexpr int THREADS = 128 * (1 + WARPGROUPS);
+  static constexpr int COPYING_REGISTERS = WARPGROUPS == 2 ? 40 : 24; // of a thread
+  static constexpr int COMPUTING_REGISTERS = WARPGROUPS == 2 ? 232 : 160;
   static constexpr int DEPTH = 64, ROW_BYTES = 2 * DEPTH; // of a block, as the swizzle wants it
-
-  static constexpr int INPUT_ROWS = ROWS / CLUSTER_COLS, WEIGHT_HALVES = 2 / CLUSTER_ROWS; // of one copy
-  static constexpr int INPUT_BYTES = ROWS * ROW_BYTES, HALF_BYTES = COLS * ROW_BYTES;
-  static constexpr int STAGE_BYTES = INPUT_BYTES + 2 * HALF_BYTES;
+  static constexpr int INPUT_BYTES = ROWS * ROW_BYTES, WEIGHT_BYTES = 2 * COLS * ROW_BYTES;
+  static constexpr int STAGE_BYTES = INPUT_BYTES + WEIGHT_BYTES;
 
   // The output leaves through shared memory in pieces of 64 rows: of 64 columns, swizzled, or of an odd
   // number of units of 8 columns, whose rows fall into different banks as they are.
@@ -62,13 +56,13 @@ struct gated_linear_arguments {
   const void *bias; // [2 · cols]; NULL: none
   int cols;
   int depth_blocks;
-  int row_clusters, col_clusters; // tiles of a whole cluster
-  int group;                      // row clusters whose tiles of one column follow each other
-  int lead;                       // blocks of depth by which the first warpgroup is ahead; 0: none
+  int row_tiles, col_tiles;
+  int group; // rows of tiles that follow each other before the next column
+  int lead;  // blocks of depth by which a warpgroup is ahead of the next; 0: none
   bool silu;
 };
 
-// Addresses in shared memory, the same in each thread block of a cluster.
+// Addresses in shared memory.
 template <class SHAPE>
 struct gated_linear_memory {
   uint32_t base;
@@ -92,52 +86,35 @@ struct gated_linear_tile {
 // Tiles of a group of rows follow each other column by column, so that those computed at the same time share
 // their operands in the L2 cache.
 template <class SHAPE>
-__device__ gated_linear_tile locate_tile(const gated_linear_arguments &arguments, int cluster, int rank) {
-  const int group_clusters = arguments.group * arguments.col_clusters;
-  const int first_row = cluster / group_clusters * arguments.group, in_group = cluster % group_clusters;
-  const int rows = min(arguments.group, arguments.row_clusters - first_row);
-  const int row = (first_row + in_group % rows) * SHAPE::CLUSTER_ROWS + rank % SHAPE::CLUSTER_ROWS;
-  const int col = in_group / rows * SHAPE::CLUSTER_COLS + rank / SHAPE::CLUSTER_ROWS;
-  return {row * SHAPE::ROWS, col * SHAPE::COLS};
+__device__ gated_linear_tile locate_tile(const gated_linear_arguments &arguments, int index) {
+  const int group_tiles = arguments.group * arguments.col_tiles;
+  const int first_row = index / group_tiles * arguments.group, in_group = index % group_tiles;
+  const int rows = min(arguments.group, arguments.row_tiles - first_row);
+  return {(first_row + in_group % rows) * SHAPE::ROWS, in_group / rows * SHAPE::COLS};
 }
 
-// Runs body(tile) over the tiles of a thread block, in the same order in each of its threads.
-template <class SHAPE, class BODY>
-__device__ __forceinline__ void for_each_tile(const gated_linear_arguments &arguments, int rank, BODY body) {
-  const int clusters = arguments.row_clusters * arguments.col_clusters;
-  for (int cluster = blockIdx.x / SHAPE::CLUSTER; cluster < clusters; cluster += gridDim.x / SHAPE::CLUSTER)
-    body(locate_tile<SHAPE>(arguments, cluster, rank));
+// Runs body(index) over the tiles of a thread block.
+template <class BODY>
+__device__ __forceinline__ void for_each_tile(const gated_linear_arguments &arguments, BODY body) {
+  const int tiles = arguments.row_tiles * arguments.col_tiles;
+  for (int index = blockIdx.x; index < tiles; index += gridDim.x) body(index);
 }
 
-// The copying thread. Its pieces go to every thread block that shares the operand; a stage is full when all
-// its bytes have arrived, from whichever block, and empty when no block needs its copy any more.
+// The copying thread.
 template <class SHAPE>
 __device__ void gated_linear_produce(const CUtensorMap *input_map, const CUtensorMap *weight_map,
                                      const gated_linear_arguments &arguments,
-                                     gated_linear_memory<SHAPE> memory, int rank) {
-  constexpr uint16_t everyone = (1 << SHAPE::CLUSTER) - 1;
-  const int input_piece = SHAPE::CLUSTER_COLS > 1 ? rank : 0,
-            weight_half = SHAPE::CLUSTER_ROWS > 1 ? rank : 0;
-  const uint32_t input_offset = input_piece * SHAPE::INPUT_ROWS * SHAPE::ROW_BYTES;
-  const uint32_t weight_offset = weight_half * SHAPE::HALF_BYTES;
+                                     gated_linear_memory<SHAPE> memory) {
   ds_ring_place<SHAPE::STAGES> place;
-  for_each_tile<SHAPE>(arguments, rank, [&](gated_linear_tile tile) {
-    const int input_row = tile.row + input_piece * SHAPE::INPUT_ROWS;
+  for_each_tile(arguments, [&](int index) {
+    const gated_linear_tile tile = locate_tile<SHAPE>(arguments, index);
     for (int block = 0; block < arguments.depth_blocks; block++, place.advance()) {
       const int depth = block * SHAPE::DEPTH;
       const uint32_t full = memory.full(place.stage);
-      const uint32_t input = memory.input(place.stage) + input_offset;
-      const uint32_t weight = memory.weight(place.stage) + weight_offset;
       ds_barrier_wait(memory.empty(place.stage), place.phase ^ 1);
       ds_barrier_expect_bytes(full, SHAPE::STAGE_BYTES);
-      if (SHAPE::CLUSTER_COLS > 1)
-        ds_tensor_copy_2d_to(everyone, input, input_map, depth, input_row, full);
-      else
-        ds_tensor_copy_2d(input, input_map, depth, input_row, full);
-      if (SHAPE::CLUSTER_ROWS > 1)
-        ds_tensor_copy_3d_to(everyone, weight, weight_map, depth, tile.col, weight_half, full);
-      else
-        ds_tensor_copy_3d(weight, weight_map, depth, tile.col, 0, full);
+      ds_tensor_copy_2d(memory.input(place.stage), input_map, depth, tile.row, full);
+      ds_tensor_copy_3d(memory.weight(place.stage), weight_map, depth, tile.col, 0, full);
     }
   });
 }
@@ -145,22 +122,10 @@ __device__ void gated_linear_produce(const CUtensorMap *input_map, const CUtenso
 // Asks for the first stages of the weight, which the work ahead in the stream has most likely left alone, to
 // be brought to the L2 cache: a hint, whatever that work does.
 template <class SHAPE>
-__device__ void prefetch_weight(const CUtensorMap *weight_map, const gated_linear_arguments &arguments,
-                                int rank) {
-  const gated_linear_tile tile = locate_tile<SHAPE>(arguments, blockIdx.x / SHAPE::CLUSTER, rank);
+__device__ void prefetch_weight(const CUtensorMap *weight_map, const gated_linear_arguments &arguments) {
+  const gated_linear_tile tile = locate_tile<SHAPE>(arguments, blockIdx.x);
   for (int block = 0; block < min(SHAPE::STAGES, arguments.depth_blocks); block++)
-    ds_tensor_prefetch_3d(weight_map, block * SHAPE::DEPTH, tile.col, SHAPE::CLUSTER_ROWS > 1 ? rank : 0);
-}
-
-// Named barriers: 1 and 2 are the warpgroups' own, at 3 the second waits for the first.
-__device__ __forceinline__ void synchronise_warpgroup(int warpgroup) {
-  asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
-}
-__device__ __forceinline__ void wait_for_lead() {
-  asm volatile("bar.sync 3, 256;" ::: "memory");
-}
-__device__ __forceinline__ void announce_lead() {
-  asm volatile("bar.arrive 3, 256;" ::: "memory");
+    ds_tensor_prefetch_3d(weight_map, block * SHAPE::DEPTH, tile.col, 0);
 }
 
 // What a computing warpgroup knows of itself.
@@ -170,23 +135,29 @@ struct gated_linear_warpgroup {
   int index, thread; // of the warpgroup, and within it
   ds_ring_place<SHAPE::STAGES> place;
 
-  // Tells the copying threads of the cluster that this warpgroup has read a stage.
+  // Tells the copying thread that this warpgroup has read a stage.
   __device__ void release(int stage) const {
-    if (SHAPE::CLUSTER == 1) {
-      if (thread == 0) ds_barrier_arrive(memory.empty(stage));
-    } else {
-      if (thread < SHAPE::CLUSTER) ds_barrier_arrive_at(thread, memory.empty(stage));
-    }
+    if (thread == 0) ds_barrier_arrive(memory.empty(stage));
+  }
+  // Named barriers: one of each warpgroup's own, then one for each to wait for the lead of that before it.
+  __device__ void synchronise() const { asm volatile("bar.sync %0, 128;" ::"r"(1 + index) : "memory"); }
+  __device__ void wait_for_lead() const {
+    asm volatile("bar.sync %0, 256;" ::"r"(SHAPE::WARPGROUPS + index) : "memory");
+  }
+  __device__ void announce_lead() const {
+    asm volatile("bar.arrive %0, 256;" ::"r"(SHAPE::WARPGROUPS + index + 1) : "memory");
   }
 };
 
 // accumulators = input · weightᵀ for the warpgroup's 64 rows: COLS / 2 registers of values, then as many of
-// gates.
-template <typename T, class SHAPE>
+// gates. meanwhile() runs once under the first products.
+template <typename T, class SHAPE, class MEANWHILE>
 __device__ __forceinline__ void multiply(float (&accumulators)[SHAPE::COLS],
                                          gated_linear_warpgroup<SHAPE> &self,
-                                         const gated_linear_arguments &arguments) {
-  if (arguments.lead > 0 && self.index == 1) wait_for_lead();
+                                         const gated_linear_arguments &arguments, MEANWHILE meanwhile) {
+  const bool follows = arguments.lead > 0 && self.index > 0;
+  const int announced = self.index + 1 < SHAPE::WARPGROUPS ? arguments.lead : 0;
+  if (follows) self.wait_for_lead();
   int previous = 0;
   for (int block = 0; block < arguments.depth_blocks; block++) {
     const uint32_t rows = self.memory.input(self.place.stage) + self.index * 64 * SHAPE::ROW_BYTES;
@@ -198,10 +169,12 @@ __device__ __forceinline__ void multiply(float (&accumulators)[SHAPE::COLS],
     for (int step = 0; step < SHAPE::DEPTH / 16; step++)
       ds_wgmma_ss(accumulators, a + 2 * step, b + 2 * step, (block | step) != 0, T());
     ds_wgmma_commit();
-    if (block + 1 == arguments.lead && self.index == 0) announce_lead();
-    if (block > 0) {
+    if (block == 0) {
+      meanwhile();
+    } else {
       ds_wgmma_wait<1>();
       self.release(previous);
+      if (block == announced) self.announce_lead();
     }
     previous = self.place.stage;
     self.place.advance();
@@ -304,13 +277,13 @@ finish_tile(const float (&accumulators)[SHAPE::COLS], const gated_linear_warpgro
     ds_store_shared(biases + (SHAPE::COLS + self.thread) * 4, ds_to_float(bias.gate));
   }
   if (self.thread == 0) ds_tensor_store_wait_read(); // the last tile has left shared memory
-  synchronise_warpgroup(self.index);
+  self.synchronise();
   if (arguments.silu)
     activate<T, SHAPE>(accumulators, output, biases, self.thread, [](float x) { return ds_silu_fast(x); });
   else
     activate<T, SHAPE>(accumulators, output, biases, self.thread, [](float x) { return ds_gelu_fast(x); });
   ds_tensor_store_fence();
-  synchronise_warpgroup(self.index);
+  self.synchronise();
   if (self.thread == 0) {
 #pragma unroll
     for (int piece = 0; piece < SHAPE::PIECES; piece++)
@@ -322,11 +295,15 @@ finish_tile(const float (&accumulators)[SHAPE::COLS], const gated_linear_warpgro
 
 template <typename T, class SHAPE>
 __device__ void gated_linear_compute(gated_linear_warpgroup<SHAPE> &self, const CUtensorMap *output_map,
-                                     const gated_linear_arguments &arguments, int rank) {
+                                     const gated_linear_arguments &arguments) {
   float accumulators[SHAPE::COLS];
-  for_each_tile<SHAPE>(arguments, rank, [&](gated_linear_tile tile) {
-    const column_bias<T> bias = load_bias<T, SHAPE>(arguments, tile.col, self.thread);
-    multiply<T, SHAPE>(accumulators, self, arguments);
+  for_each_tile(arguments, [&](int index) {
+    gated_linear_tile tile;
+    column_bias<T> bias;
+    multiply<T, SHAPE>(accumulators, self, arguments, [&] {
+      tile = locate_tile<SHAPE>(arguments, index);
+      bias = load_bias<T, SHAPE>(arguments, tile.col, self.thread);
+    });
     finish_tile<T, SHAPE>(accumulators, self, output_map, arguments, tile, bias);
   });
   if (self.thread == 0) ds_tensor_store_wait();
@@ -342,30 +319,24 @@ __global__ void __launch_bounds__(SHAPE::THREADS, 1)
   // The swizzle repeats every 1,024 bytes, so that is how the stages must be aligned.
   extern __shared__ __align__(1024) uint8_t shared[];
   const gated_linear_memory<SHAPE> memory = {ds_shared_address(shared)};
-  const int rank = blockIdx.x % SHAPE::CLUSTER;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < SHAPE::STAGES; stage++) {
       ds_barrier_init(memory.full(stage), 1);
-      ds_barrier_init(memory.empty(stage), SHAPE::WARPGROUPS * SHAPE::CLUSTER);
+      ds_barrier_init(memory.empty(stage), SHAPE::WARPGROUPS);
     }
     ds_barrier_init_fence();
-    prefetch_weight<SHAPE>(&weight_map, arguments, rank);
+    prefetch_weight<SHAPE>(&weight_map, arguments);
   }
-  if (SHAPE::CLUSTER > 1)
-    ds_cluster_synchronise();
-  else
-    __syncthreads();
+  __syncthreads();
   ds_wait_for_stream();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x == 0) gated_linear_produce<SHAPE>(&input_map, &weight_map, arguments, memory, rank);
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(SHAPE::COPYING_REGISTERS));
+    if (threadIdx.x == 0) gated_linear_produce<SHAPE>(&input_map, &weight_map, arguments, memory);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(SHAPE::COMPUTING_REGISTERS));
     gated_linear_warpgroup<SHAPE> self = {memory, (int)threadIdx.x / 128 - 1, (int)threadIdx.x % 128};
-    gated_linear_compute<T, SHAPE>(self, &output_map, arguments, rank);
+    gated_linear_compute<T, SHAPE>(self, &output_map, arguments);
   }
-  // Others of the cluster may still copy to this block's memory and arrive at its barriers.
-  if (SHAPE::CLUSTER > 1) ds_cluster_synchronise();
 #endif
 }
 

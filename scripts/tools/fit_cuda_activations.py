@@ -1,10 +1,10 @@
 """Fits the coefficients of kernels/cuda/ds_gated_activations.cuh and prints them as C.
 
-The tail of the normal distribution is written as Phi(-a) = exp(-a*a/2) * P(t), t = 1/(1 + p*a), the form of
-Abramowitz and Stegun 7.1.25, with P(t) = c1*t + ... + c4*t^4. P is fitted by Lawson's iteration (a weighted
-least squares whose weights grow where the error is large) so that the largest error of a * Phi(-a) is least,
-measured against an allowance: an absolute one, and a relative one where that is smaller. The best p is
-searched for. Then the function is swept in float32 arithmetic.
+The normal distribution is written as Phi(x) = 1/2 + v * P(v * v - 1/8) with v = x / (2L) cut off at -1/2 and
+1/2, and the result cut off at 0 and 1. P is fitted by Lawson's iteration (a weighted least squares whose
+weights grow where the error is large) so that the largest error of x * Phi(x) is least, with a value just
+above 1 at the ends, so that Phi becomes exactly 0 and 1 there. The best L is searched for. Then the function
+is swept in float32 arithmetic.
 
 Needs mpmath and numpy: python scripts/tools/fit_cuda_activations.py
 """
@@ -13,59 +13,70 @@ import numpy as np
 from mpmath import mp, mpf
 
 mp.dps = 30
-LAST, TERMS = 6.0, 4
-ABSOLUTE, RELATIVE = 1e-5, 2.5e-4
+DEGREE = 10
+AT_THE_ENDS = 1 + 6e-7
 
 
-def distribution(x: float) -> mpf:
-    return mp.erfc(-mpf(x) / mp.sqrt(2)) / 2
+def distribution(x: float) -> float:
+    return float(mp.erfc(-mpf(x) / mp.sqrt(2)) / 2)
 
 
-def fit(p: float, a: np.ndarray, scaled: np.ndarray) -> tuple[float, np.ndarray]:
-    """Largest error in units of the allowance, and the coefficients."""
-    t = 1 / (1 + p * a)
-    powers = np.stack([t**k for k in range(1, TERMS + 1)], axis=1)
-    factor = a * np.exp(-a * a / 2)
-    scale = factor / np.minimum(ABSOLUTE, RELATIVE * factor * scaled)
-    weights = np.ones_like(a)
-    best = (np.inf, np.zeros(TERMS))
-    for _ in range(200):
-        row = np.sqrt(weights) * scale
-        coefficients = np.linalg.lstsq(powers * row[:, None], scaled * row, rcond=None)[0]
-        errors = np.abs(powers @ coefficients - scaled) * scale
+def fit(last: float) -> tuple[float, np.ndarray]:
+    """The largest error of x * Phi(x) up to `last`, and the coefficients of P."""
+    count = 400
+    x = last * np.sin(np.pi / 2 * (np.arange(count) + 0.5) / count)
+    v = x / (2 * last)
+    z = 8 * (v * v - 1 / 8)  # from -1 to 1
+    # P(z) = AT_THE_ENDS + (z - 1) * Q(z)
+    columns = np.stack([v * (z - 1) * np.cos(k * np.arccos(z)) for k in range(DEGREE)], axis=1)
+    right = np.array([distribution(value) - 0.5 for value in x]) - v * AT_THE_ENDS
+    weights = np.ones(count)
+    best = (np.inf, np.zeros(DEGREE))
+    for _ in range(500):
+        row = np.sqrt(weights) * x
+        solution = np.linalg.lstsq(columns * row[:, None], right * row, rcond=None)[0]
+        errors = np.abs(columns @ solution - right) * x
         if errors.max() < best[0]:
-            best = (float(errors.max()), coefficients)
+            best = (float(errors.max()), solution)
         weights *= errors / errors.max() + 1e-3
         weights /= weights.mean()
-    return best
+    quotient = np.polynomial.chebyshev.cheb2poly(best[1])
+    coefficients = np.zeros(DEGREE + 1)
+    coefficients[0] = AT_THE_ENDS
+    coefficients[1:] += quotient
+    coefficients[:-1] -= quotient
+    return best[0], coefficients * 8.0 ** np.arange(DEGREE + 1)
 
 
-def gelu_float32(x: np.ndarray, p: np.float32, coefficients: np.ndarray) -> np.ndarray:
-    one = np.float32(1)
-    a = np.minimum(np.abs(x), np.float32(64))
-    exponential = np.exp2(a * a * np.float32(-0.5 / np.log(2))).astype(np.float32)
-    t = one / (one + p * a)
-    polynomial = coefficients[-1]
+def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    return (a.astype(np.float64) * b + c).astype(np.float32)
+
+
+def gelu_float32(x: np.ndarray, last: float, coefficients: np.ndarray) -> np.ndarray:
+    def cut(values: np.ndarray) -> np.ndarray:
+        return np.clip(values, np.float32(0), np.float32(1))
+
+    half = np.float32(0.5)
+    v = cut(fused(x, np.float32(1 / (2 * last)), half)) - half
+    w = fused(v, v, np.float32(-0.125))
+    polynomial = np.full_like(x, coefficients[-1])
     for coefficient in coefficients[-2::-1]:
-        polynomial = polynomial * t + coefficient
-    return np.where(x > 0, x, np.float32(0)) - exponential * t * polynomial * a
+        polynomial = fused(polynomial, w, coefficient)
+    return x * cut(fused(v, polynomial, half))
 
 
 def main() -> None:
-    count = 200
-    a = LAST * (1 - np.cos(np.pi * (np.arange(count) + 0.5) / count)) / 2
-    scaled = np.array([float(mp.exp(mpf(x) ** 2 / 2) * distribution(-x)) for x in a])
-    fits = [(*fit(p, a, scaled), p) for p in np.arange(0.3, 0.6, 0.005)]
-    error, coefficients, p = min(fits, key=lambda found: found[0])
-    print(f"largest error of the fit: {error * ABSOLUTE:.2g}, or {error * RELATIVE:.2g} of a * Phi(-a)")
-    print(f"p = {p:.3f}f, coefficients " + ", ".join(f"{c:.9g}f" for c in coefficients))
+    ends = np.arange(4.4, 5.2, 0.05)
+    error, last = min((max(fit(end)[0], end * distribution(-end)), end) for end in ends)
+    coefficients = fit(last)[1].astype(np.float32)
+    print(f"L = {last:.2f}, largest error of the fit {error:.2g}")
+    print(", ".join(f"{value:.9g}f" for value in coefficients))
 
-    x = np.linspace(-8, 8, 16001, dtype=np.float32)
-    exact = np.array([float(mpf(float(value)) * distribution(float(value))) for value in x])
-    errors = np.abs(gelu_float32(x, np.float32(p), coefficients.astype(np.float32)) - exact)
-    relative = errors[x != 0] / np.abs(exact[x != 0])
-    near = np.abs(x[x != 0]) <= LAST
-    print(f"in float32: largest error {errors.max():.2g}, relative {relative[near].max():.2g} up to {LAST:g}")
+    x = np.linspace(-8, 8, 40001, dtype=np.float32)
+    exact = np.array([float(value) * distribution(float(value)) for value in x])
+    print(f"in float32: largest error {np.abs(gelu_float32(x, last, coefficients) - exact).max():.2g}")
+    far = np.array([-1e30, -65504, -8, 0, 8, 65504, 1e30], dtype=np.float32)
+    print("far out:", gelu_float32(far, last, coefficients).tolist())
 
 
 if __name__ == "__main__":
