@@ -86,20 +86,20 @@ TEST(BlockPlan, QuantizedWeightsBecomeCachedPieces) {
                     .batch = 1,
                     .tokens = 1,
                     .channels = 66,
-                    .ff_inner = 17001,
+                    .ff_inner = 33001,
                     .ff_in_groups = 1,
                     .ff_out_groups = 1,
                     .attn2 = {.present = false}});
   plain_services services(true);
   ASSERT_EQ(block.call(nullptr, &services.table), DS_OK);
-  EXPECT_EQ(pieces(services, 17001), (std::vector<std::pair<int64_t, int64_t>>{{0, 64}, {64, 2}}));
+  EXPECT_EQ(pieces(services, 33001), (std::vector<std::pair<int64_t, int64_t>>{{0, 64}, {64, 2}}));
   int64_t next = 0;
   for (const auto &[first, count] : pieces(services, 66)) {
     EXPECT_EQ(first, next);
-    EXPECT_LE(count * 66 * 2, 4 << 20);
+    EXPECT_LE(count * 66 * 2, 8 << 20);
     next += count;
   }
-  EXPECT_EQ(next, 34002);
+  EXPECT_EQ(next, 66002);
 }
 
 TEST(BlockPlan, AGatedLinearReplacesTheProductAndItsMemory) {
@@ -149,7 +149,7 @@ TEST(BlockPlan, AQuantizedWeightInPiecesIsGatedByItself) {
                     .batch = 1,
                     .tokens = 1,
                     .channels = 66,
-                    .ff_inner = 17001,
+                    .ff_inner = 33001,
                     .ff_in_groups = 1,
                     .attn2 = {.present = false}});
   plain_services services(true, true);

@@ -160,7 +160,7 @@ TEST_P(RunBlock, DequantizesWeightsAtOnce) {
                     .batch = 1,
                     .tokens = 2,
                     .channels = 66,
-                    .ff_inner = 17001,
+                    .ff_inner = 33001,
                     .ff_in_groups = 1,
                     .ff_out_groups = 1,
                     .attn2 = {.present = false}});
