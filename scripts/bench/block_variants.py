@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .block_sets import BlockSet, operator_arguments
+import ds_diffusers
+
+from .block_sets import BlockSet, operator_arguments, require_fused
 from .block_shapes import BlockShape
 from .compiling import MODES, compiled
 from .hand_composed import compiled_pieces, hand_composed
@@ -17,7 +20,8 @@ from .products import block_weights, chained
 from .timing import Call
 
 OURS, OPERATOR, EAGER, HAND, CHAIN = "ours", "ours, operator alone", "eager", "hand-composed", "chain"
-PEERS = (EAGER, *MODES, HAND)
+INT8 = "int8"  # ours with the feed-forward's weights quantised; its error is that of the quantisation
+PEERS = (EAGER, *MODES, HAND, INT8)
 DEFAULT_PEERS = (EAGER, "compile", HAND)
 
 
@@ -52,6 +56,8 @@ def variant_makers(
             makers[name] = partial(_modules, name, run_block, sets)
         elif name == HAND:
             makers[name] = partial(_hand_composed, shape, sets, backends)
+        elif name == INT8:
+            makers[name] = partial(_quantized, sets)
         else:
             makers[name] = partial(_compiled, name, sets)
     return makers
@@ -74,6 +80,15 @@ def _operator(sets: Sequence[BlockSet]) -> Variant:
         for each in sets
     ]
     return Variant(OPERATOR, calls, in_graph=False)
+
+
+def _quantized(sets: Sequence[BlockSet]) -> Variant:
+    calls = []
+    for each in sets:
+        block = ds_diffusers.quantize(copy.deepcopy(each.patched))
+        require_fused(block)
+        calls.append(partial(run_block, block, each.hidden_states, each.context))
+    return Variant(INT8, calls)
 
 
 def _compiled(name: str, sets: Sequence[BlockSet]) -> Variant:
