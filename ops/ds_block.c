@@ -289,9 +289,9 @@ static ds_status project_and_gate(const ds_block_call *call, matrix gated) {
     return call->services->gated_linear(call->services->host, &params);
   }
   const matrix none = {NULL, 0}, hidden = own_matrix(call, DS_BLOCK_FF_HIDDEN, 2 * inner);
-  DS_CHECK(feed_forward_linear(call, normalised,
-                               (projection){arguments->ff_in_weight, NULL, 2 * inner, DS_BLOCK_NO_BUFFER},
-                               arguments->ff_in_scale, DS_BLOCK_FF_IN_WEIGHT, none, hidden));
+  DS_CHECK(feed_forward_linear(
+      call, normalised, (projection){arguments->ff_in_weight, NULL, 2 * inner, DS_BLOCK_FF_IN_WORKSPACE},
+      arguments->ff_in_scale, DS_BLOCK_FF_IN_WEIGHT, none, hidden));
   const ds_gated_activation_params gate = {.dtype = call->dtype,
                                            .rows = rows,
                                            .cols = inner,

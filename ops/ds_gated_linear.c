@@ -1,6 +1,7 @@
 #include "ds_gated_linear.h"
 #include "ds_check.h"
 #include "ds_run.h"
+#include "ds_scratch.h"
 #include <inttypes.h>
 
 static const char op[] = "ds_diffusers::gated_linear";
@@ -51,20 +52,31 @@ static ds_status set_input(const ds_tensor *input, ds_gated_linear_params *param
   return DS_OK;
 }
 
-// The result of the linear, [rows, 2 · cols].
-static ds_status allocate_hidden(const ds_services *services, const ds_gated_linear_params *params,
-                                 void **hidden) {
+// Memory for the result of the linear, [rows, 2 · cols], and for the workspace of its product.
+typedef struct scratch {
+  void *hidden, *workspace;
+  size_t workspace_bytes;
+} scratch;
+
+static ds_status allocate(const ds_services *services, const ds_gated_linear_params *params,
+                          scratch *memory) {
+  ds_scratch_buffer buffers[2] = {{.bytes = 0}};
   size_t bytes;
   if (__builtin_mul_overflow((size_t)params->rows, 2 * (size_t)params->cols, &bytes) ||
       __builtin_mul_overflow(bytes, ds_dtype_bytes(params->dtype), &bytes) || bytes > PTRDIFF_MAX / 2)
     return ds_error(DS_E_MEMORY, "%s: the sizes of its arguments ask for more memory than there can be", op);
-  return services->allocate(services->host, bytes, hidden);
+  buffers[0].bytes = bytes;
+  buffers[1].bytes = ds_scratch_workspace_bytes(services, params->dtype, params->rows, 0);
+  void *start = NULL;
+  DS_CHECK(services->allocate(services->host, ds_scratch_plan(buffers, 2), &start));
+  *memory = (scratch){(char *)start + buffers[0].offset, (char *)start + buffers[1].offset, buffers[1].bytes};
+  return DS_OK;
 }
 
 static ds_status run_in_two_steps(const ds_context *context, const ds_services *services,
                                   ds_device_type device_type, const ds_gated_linear_params *params) {
-  void *hidden = NULL;
-  DS_CHECK(allocate_hidden(services, params, &hidden));
+  scratch memory = {NULL, NULL, 0};
+  DS_CHECK(allocate(services, params, &memory));
   const ds_linear_params linear = {.dtype = params->dtype,
                                    .rows = params->rows,
                                    .in_features = params->in_features,
@@ -73,17 +85,19 @@ static ds_status run_in_two_steps(const ds_context *context, const ds_services *
                                    .input_row_stride = params->input_row_stride,
                                    .weight = params->weight,
                                    .weight_row_stride = params->weight_row_stride,
-                                   .output = hidden,
-                                   .output_row_stride = 2 * params->cols};
+                                   .output = memory.hidden,
+                                   .output_row_stride = 2 * params->cols,
+                                   .workspace = memory.workspace,
+                                   .workspace_bytes = memory.workspace_bytes};
   DS_CHECK(services->linear(services->host, &linear));
-  const ds_gated_activation_params gate = {.dtype = params->dtype,
-                                           .rows = params->rows,
-                                           .cols = params->cols,
-                                           .input =
-                                               ds_rows_contiguous(hidden, params->rows, 2 * params->cols),
-                                           .bias = params->bias,
-                                           .activation_type = params->activation_type,
-                                           .output = params->output};
+  const ds_gated_activation_params gate = {
+      .dtype = params->dtype,
+      .rows = params->rows,
+      .cols = params->cols,
+      .input = ds_rows_contiguous(memory.hidden, params->rows, 2 * params->cols),
+      .bias = params->bias,
+      .activation_type = params->activation_type,
+      .output = params->output};
   return ds_run_gated_activation(context, device_type, &gate);
 }
 

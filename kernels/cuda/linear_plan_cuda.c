@@ -120,12 +120,25 @@ static cublasStatus_t ask(const ds_cublaslt *library, cublasLtHandle_t handle, c
   return status;
 }
 
+enum { VECTOR_BYTES = 16 };
+
+static int is_operand_aligned(const ds_linear_key *key, int64_t alignment, int64_t row_stride) {
+  return alignment >= VECTOR_BYTES &&
+         row_stride * (int64_t)ds_dtype_bytes((ds_dtype)key->dtype) % VECTOR_BYTES == 0;
+}
+
 // What the heuristic offers behind its first answer can ask for more alignment than it was told of.
 static int is_aligned_for_all(const ds_linear_key *key) {
-  enum { VECTOR_BYTES = 16 };
-  return key->input_alignment >= VECTOR_BYTES && key->weight_alignment >= VECTOR_BYTES &&
-         key->output_alignment >= VECTOR_BYTES &&
-         (!key->has_residual || key->residual_alignment >= VECTOR_BYTES);
+  return is_operand_aligned(key, key->input_alignment, key->input_row_stride) &&
+         is_operand_aligned(key, key->weight_alignment, key->weight_row_stride) &&
+         is_operand_aligned(key, key->output_alignment, key->output_row_stride) &&
+         (!key->has_residual || is_operand_aligned(key, key->residual_alignment, key->residual_row_stride));
+}
+
+// Sums of float32 products differ in their error by how they are cut into parts: the first answer, which
+// PyTorch takes too, is as exact as PyTorch's.
+static int may_take_any(const ds_linear_key *key) {
+  return is_aligned_for_all(key) && (key->dtype != DS_FLOAT32 || key->allow_tf32);
 }
 
 // Given a workspace, the heuristic may offer one shape of tile again and again, each time summing in more
@@ -134,7 +147,7 @@ ds_status ds_linear_find_candidates(const ds_cublaslt *library, cublasLtHandle_t
                                     const ds_linear_key *key, const ds_linear_descriptors *descriptors,
                                     ds_linear_candidates *candidates) {
   enum { WITH_WORKSPACE = 10 };
-  const int any = is_aligned_for_all(key);
+  const int any = may_take_any(key);
   candidates->count = 0;
   cublasStatus_t status = ask(library, handle, key, descriptors, (uint64_t)key->workspace_bytes,
                               any ? WITH_WORKSPACE : 1, candidates);

@@ -3,8 +3,6 @@
 // The steps of a block, in order: the time axis on which its buffers live.
 enum { NORM1, PROJECT1, ATTEND1, OUT1, NORM2, PROJECT2, ATTEND2, OUT2, NORM3, FF_IN, GATE, FF_OUT, ADD };
 
-enum { LEAST_WORKSPACE_BYTES = 64 << 10 };
-
 // Whether `second` starts in memory where `first` ends, so that both are one matrix or vector.
 static int follows(const ds_tensor *first, const ds_tensor *second) {
   if (first == NULL || second == NULL) return first == second;
@@ -85,25 +83,25 @@ static void plan_projections(ds_block_call *call, const ds_attention_shape *atte
   }
 }
 
-// Products of few rows sum in parts, in float32: three parts of a result of this width fit. It takes no more
-// than the feed-forward needs in any case. A misaligned bias is copied to it. The feed-forward's first
-// product gets none: it is wide, and its bias is not its own.
+// Of 16 bits, workspaces take no more than the feed-forward needs in any case: its first product, which is
+// wide and adds no bias, gets next to none.
 static void plan_workspaces(ds_block_call *call) {
-  static const struct {
+  const int64_t channels = call->shape.channels;
+  const struct {
     int index, step, second;
-  } products[] = {{DS_BLOCK_PROJECT1_WORKSPACE, PROJECT1, 0},
-                  {DS_BLOCK_OUT1_WORKSPACE, OUT1, 0},
-                  {DS_BLOCK_PROJECT2_WORKSPACE, PROJECT2, 1},
-                  {DS_BLOCK_OUT2_WORKSPACE, OUT2, 1},
-                  {DS_BLOCK_FF_OUT_WORKSPACE, FF_OUT, 0}};
-  const size_t most = call->services->linear_workspace_bytes;
+    int64_t cols;
+  } products[] = {{DS_BLOCK_PROJECT1_WORKSPACE, PROJECT1, 0, channels},
+                  {DS_BLOCK_OUT1_WORKSPACE, OUT1, 0, channels},
+                  {DS_BLOCK_PROJECT2_WORKSPACE, PROJECT2, 1, channels},
+                  {DS_BLOCK_OUT2_WORKSPACE, OUT2, 1, channels},
+                  {DS_BLOCK_FF_IN_WORKSPACE, FF_IN, 0, 0},
+                  {DS_BLOCK_FF_OUT_WORKSPACE, FF_OUT, 0, channels}};
   for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
-    if (most == 0 || (products[i].second && !call->shape.attn2.present)) continue;
-    plan_buffer(call, products[i].index, call->shape.rows, 6 * call->shape.channels, products[i].step,
-                products[i].step);
-    size_t *bytes = &call->buffers[products[i].index].bytes;
-    if (*bytes < LEAST_WORKSPACE_BYTES) *bytes = LEAST_WORKSPACE_BYTES;
-    if (*bytes > most) *bytes = most;
+    if (products[i].second && !call->shape.attn2.present) continue;
+    call->buffers[products[i].index] = (ds_scratch_buffer){
+        .bytes = ds_scratch_workspace_bytes(call->services, call->dtype, call->shape.rows, products[i].cols),
+        .first = products[i].step,
+        .last = products[i].step};
   }
 }
 

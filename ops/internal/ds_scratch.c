@@ -47,3 +47,14 @@ size_t ds_scratch_plan(ds_scratch_buffer *buffers, int count) {
   }
   return total;
 }
+
+size_t ds_scratch_workspace_bytes(const ds_services *services, ds_dtype dtype, int64_t rows, int64_t cols) {
+  enum { LEAST_BYTES = 64 << 10, PARTS = 3 };
+  const size_t most = services->linear_workspace_bytes;
+  size_t bytes;
+  if (dtype == DS_FLOAT32 ||
+      __builtin_mul_overflow((size_t)rows, PARTS * sizeof(float) * (size_t)cols, &bytes))
+    return most;
+  if (bytes < LEAST_BYTES) bytes = LEAST_BYTES;
+  return bytes < most ? bytes : most;
+}

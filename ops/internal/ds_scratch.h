@@ -19,4 +19,10 @@ typedef struct ds_scratch_buffer {
 // close to it. At most 64 buffers.
 size_t ds_scratch_plan(ds_scratch_buffer *buffers, int count);
 
+// The workspace, in bytes, of a product of `rows` rows. Where elements have 16 bits it takes three parts of a
+// result of `cols` columns in float32, since products of few rows sum in parts, and a copy of a misaligned
+// bias. float32 products are as exact as the way in which they are cut into parts: they get all that the
+// service has use for.
+size_t ds_scratch_workspace_bytes(const ds_services *services, ds_dtype dtype, int64_t rows, int64_t cols);
+
 #endif

@@ -130,18 +130,27 @@ TEST(BlockPlan, AGatedLinearReplacesTheProductAndItsMemory) {
 TEST(BlockPlan, WorkspacesLieWhereTheFeedForwardNeedsMemoryAnyway) {
   size_t bytes[2];
   for (const bool any : {false, true}) {
-    block_case block({.tokens = 64, .channels = 64, .heads = 4, .head_size = 16, .ff_inner = 256});
+    block_case block(
+        {.dtype = DS_FLOAT16, .tokens = 256, .channels = 64, .heads = 4, .head_size = 16, .ff_inner = 256});
     plain_services services(true);
     services.table.linear_workspace_bytes = any ? 1 << 30 : 0;
     ASSERT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
     for (const ds_linear_params &product : services.linears) {
-      const bool has_one = any && product.out_features != 512;
-      EXPECT_EQ(product.workspace_bytes, has_one ? size_t{6 * 128 * 64 * 4} : 0u);
-      EXPECT_EQ(product.workspace != nullptr, has_one);
+      const size_t expected = product.out_features == 512 ? 64 << 10 : 3 * 512 * 64 * sizeof(float);
+      EXPECT_EQ(product.workspace_bytes, any ? expected : 0);
+      EXPECT_EQ(product.workspace != nullptr, any);
     }
     bytes[any] = services.scratch_bytes;
   }
   EXPECT_EQ(bytes[true], bytes[false]);
+}
+
+TEST(BlockPlan, Float32ProductsGetAllTheWorkspaceThatIsOfUse) {
+  block_case block({.dtype = DS_FLOAT32});
+  plain_services services(true);
+  services.table.linear_workspace_bytes = 1 << 20;
+  ASSERT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
+  for (const ds_linear_params &product : services.linears) EXPECT_EQ(product.workspace_bytes, 1u << 20);
 }
 
 TEST(BlockPlan, AQuantizedWeightInPiecesIsGatedByItself) {
