@@ -148,7 +148,7 @@ def _devices(name: str | None, benchmark: str) -> list[torch.device]:
         return [_device(name)]
     on_cpu = [torch.device("cpu")] if benchmark == "overhead" else []
     if torch.cuda.is_available():
-        return [*on_cpu, torch.device("cuda")]
+        return [*on_cpu, torch.device("cuda", torch.cuda.current_device())]
     if not on_cpu:
         raise UserError("PyTorch finds no GPU here; --device cpu measures on the CPU, by the clock")
     return on_cpu
@@ -163,4 +163,4 @@ def _device(name: str) -> torch.device:
         raise UserError(f"--device is {name}, must be cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device is {name}, but PyTorch finds {torch.cuda.device_count()} GPUs here")
-    return device
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device

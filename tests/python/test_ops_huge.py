@@ -47,5 +47,7 @@ def test_huge_tensors(operator, huge: Huge, device: torch.device) -> None:
         }
         for result, expected in zip(results, as_tuple(call(operator, part)), strict=True):
             assert torch.equal(result[piece], expected)
-        for result, expected in zip(results, as_tuple(operator.eager(**part)), strict=True):
+        # Copies, since PyTorch's own functions need not manage such strides.
+        copies = {name: value.contiguous() if name in huge.rows else value for name, value in part.items()}
+        for result, expected in zip(results, as_tuple(operator.eager(**copies)), strict=True):
             torch.testing.assert_close(result[piece], expected, rtol=2e-2, atol=2e-2)
