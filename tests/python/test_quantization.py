@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ds_diffusers
-from cases import layouts
+from cases import Maker, block_forward, layouts
 from ds_diffusers.quantization import Int8Linear, dequantize_rows, quantize_rows
 from helpers.accuracy import Errors
 from helpers.operators import every_dtype
@@ -158,6 +158,33 @@ def test_dequantized_weights_are_what_the_operator_uses(
     assert found.dtype == dtype and found.is_contiguous()
     expected = exact.float().to(dtype)
     torch.testing.assert_close(found, expected, rtol=torch.finfo(dtype).eps, atol=0.0)
+
+
+@every_dtype
+@pytest.mark.parametrize("groups", [0, 2])
+def test_operator_takes_any_scale(groups: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Of one output feature of the second layer, which is a channel of the result."""
+    block = block_forward.Block(ff_in_groups=groups, ff_out_groups=groups)
+    arguments = block_forward.arguments(Maker.seeded(dtype, device), block)
+    run = torch.ops.ds_diffusers.block_forward
+
+    def with_scale(value: float, feature: int = 5) -> Tensor:
+        scale = arguments["ff_out_scale"].clone()
+        scale[feature] = value
+        return run(**arguments | {"ff_out_scale": scale})
+
+    others = [channel for channel in range(block.channels) if channel != 5]
+    expected = run(**arguments)
+    for value in (math.inf, -math.inf, math.nan):
+        result = with_scale(value)
+        assert not result[..., 5].isfinite().any()
+        assert torch.equal(result[..., others], expected[..., others])
+    without_row = arguments["ff_out_weight"].clone()
+    without_row[5] = 0
+    zeros = run(**arguments | {"ff_out_weight": without_row})
+    for result in (with_scale(0.0), zeros):
+        assert torch.equal(result[..., others], expected[..., others])
+        torch.testing.assert_close(result[..., 5], zeros[..., 5], rtol=0.0, atol=0.0)
 
 
 def make_layer(groups_per_row: int = 1, dtype: torch.dtype = torch.float32) -> Int8Linear:
