@@ -58,11 +58,19 @@ def own_storages(model: nn.Module) -> bool:
 
 
 def scattered(model: nn.Module) -> nn.Module:
-    """Gives each parameter memory that is next to nothing."""
-    kept = []  # all at once, so that none takes the place of another
+    """Gives each parameter memory that is next to no other's."""
+    kept: list[torch.Tensor] = []  # all at once, so that none takes the place of another
+    ends: set[int] = set()
+    starts: set[int] = set()
     for parameter in model.parameters():
+        copy = parameter.data.clone()
+        while copy.data_ptr() in ends or copy.data_ptr() + copy.nbytes in starts:
+            kept.append(copy)
+            copy = parameter.data.clone()
         kept += [parameter.data, torch.empty_like(parameter)]
-        parameter.data = parameter.data.clone()
+        starts.add(copy.data_ptr())
+        ends.add(copy.data_ptr() + copy.nbytes)
+        parameter.data = copy
     return model
 
 
