@@ -63,14 +63,14 @@ def scattered(model: nn.Module) -> nn.Module:
     ends: set[int] = set()
     starts: set[int] = set()
     for parameter in model.parameters():
-        copy = parameter.data.clone()
-        while copy.data_ptr() in ends or copy.data_ptr() + copy.nbytes in starts:
-            kept.append(copy)
-            copy = parameter.data.clone()
+        own = parameter.data.clone()
+        while own.data_ptr() in ends or own.data_ptr() + own.nbytes in starts:
+            kept.append(own)
+            own = parameter.data.clone()
         kept += [parameter.data, torch.empty_like(parameter)]
-        starts.add(copy.data_ptr())
-        ends.add(copy.data_ptr() + copy.nbytes)
-        parameter.data = copy
+        starts.add(own.data_ptr())
+        ends.add(own.data_ptr() + own.nbytes)
+        parameter.data = own
     return model
 
 

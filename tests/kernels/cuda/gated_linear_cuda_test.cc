@@ -1,5 +1,6 @@
 // The linear with its gated activation on a GPU against float64.
 #include "gated_linear_case.h"
+#include <algorithm>
 
 namespace ds_tests {
 namespace {
