@@ -51,7 +51,7 @@ int64_t ds_block_features_at_once(const ds_block_call *call, const ds_tensor *we
   // Several small products would leave much of a GPU idle.
   if (call->device_type == DS_CUDA) return features;
   // Few enough to come from a cache when they are multiplied; a multiple of what products work on at once.
-  enum { CACHED_BYTES = 8 << 20, TILE = 64 };
+  enum { CACHED_BYTES = 4 << 20, TILE = 64 };
   const int64_t row_bytes = weight->sizes[1] * (int64_t)ds_dtype_bytes(call->dtype);
   const int64_t fitting = CACHED_BYTES / row_bytes / TILE * TILE;
   const int64_t step = fitting < TILE ? TILE : fitting;
