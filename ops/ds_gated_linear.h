@@ -24,9 +24,10 @@ extern "C" {
 //
 // Asks services->allocate for scratch once where two steps are needed, else not at all; attention is not
 // called. An empty result is a success that writes nothing. On CUDA the work is enqueued on context->stream
-// and the call returns at once. DS_E_NULL, _SHAPE, _STRIDE, _DTYPE, _DEVICE, _VALUE for a wrong argument,
-// DS_E_UNSUPPORTED for CUDA tensors without a CUDA module, DS_E_MEMORY for more scratch than there can be,
-// and whatever a service returns; after a failure past the checks the output is unspecified.
+// and the call returns at once, but for a service that measures a new kind of product first. DS_E_NULL,
+// _SHAPE, _STRIDE, _DTYPE, _DEVICE, _VALUE for a wrong argument, DS_E_UNSUPPORTED for CUDA tensors without a
+// CUDA module, DS_E_MEMORY for more scratch than there can be, and whatever a service returns; after a
+// failure past the checks the output is unspecified.
 ds_status ds_gated_linear(const ds_context *context, const ds_services *services, const ds_tensor *input,
                           const ds_tensor *weight, const ds_tensor *bias, int64_t activation_type,
                           const ds_tensor *output);

@@ -20,10 +20,11 @@ extern "C" {
 #define DS_CUDA_MODULE_FILE "libds_diffusers_cuda.so"
 #define DS_CUDA_MODULE_SYMBOL "ds_diffusers_cuda_module"
 
-// Launches on `stream` (a cudaStream_t) of the current device, asynchronously, and returns at once: no
-// synchronisation, no allocation, safe under CUDA-graph capture. All pointers are device memory of the
-// current device. Some calls launch several kernels: after DS_E_CUDA a part of them may have been launched,
-// and the outputs are unspecified; after any other failure they are untouched.
+// Launches on `stream` (a cudaStream_t) of the current device, asynchronously, and returns at once, but for
+// the first `linear` of a kind: no synchronisation, no allocation, safe under CUDA-graph capture. All
+// pointers are device memory of the current device. Some calls launch several kernels: after DS_E_CUDA a part
+// of them may have been launched, and the outputs are unspecified; after any other failure they are
+// untouched.
 typedef struct ds_cuda_module {
   uint32_t version;                   // DS_CUDA_MODULE_VERSION
   uint32_t struct_bytes;              // sizeof(ds_cuda_module)

@@ -152,7 +152,7 @@ ds_status ds_linear_find_candidates(const ds_cublaslt *library, cublasLtHandle_t
   cublasStatus_t status = ask(library, handle, key, descriptors, (uint64_t)key->workspace_bytes,
                               any ? WITH_WORKSPACE : 1, candidates);
   if (status == CUBLAS_STATUS_SUCCESS && (any || candidates->count == 0))
-    status = ask(library, handle, key, descriptors, 0, DS_LINEAR_MOST_CANDIDATES, candidates);
+    status = ask(library, handle, key, descriptors, 0, any ? DS_LINEAR_MOST_CANDIDATES : 1, candidates);
   return status == CUBLAS_STATUS_SUCCESS
              ? DS_OK
              : ds_cublaslt_error(library, "choosing a cuBLASLt algorithm", status);

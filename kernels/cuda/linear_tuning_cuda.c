@@ -22,7 +22,7 @@ enum { FIRST_LOOK_US = 4000 };
 enum { ENQUEUE_US = 4 };
 
 // Products beyond this take the first candidate: just to time that would take long.
-static const double MOST_OPERATIONS = 1e12, MOST_FLOAT32_OPERATIONS = 1e11;
+static const double MOST_OPERATIONS = 1e12;
 
 // In a model each product reads weights that were not used for long, and an input that was just written. So
 // weights come in copies, which together do not fit in the cache.
@@ -98,8 +98,7 @@ static int plan_memory(const ds_linear_key *key, size_t l2_bytes, size_t budget,
 
 static int is_small_enough(const ds_linear_key *key) {
   const double operations = 2.0 * (double)key->rows * (double)key->in_features * (double)key->out_features;
-  return operations <=
-         (key->dtype == DS_FLOAT32 && !key->allow_tf32 ? MOST_FLOAT32_OPERATIONS : MOST_OPERATIONS);
+  return operations <= MOST_OPERATIONS;
 }
 
 // Whether the candidate could be enqueued.

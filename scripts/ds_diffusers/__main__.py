@@ -57,7 +57,11 @@ def bench_package() -> ModuleType:
     )
     package = importlib.util.module_from_spec(spec)
     sys.modules[name] = package
-    spec.loader.exec_module(package)
+    try:
+        spec.loader.exec_module(package)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return package
 
 

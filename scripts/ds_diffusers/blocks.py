@@ -104,6 +104,7 @@ def _quick_call(
     arguments = quick_arguments(block, hidden_states, encoder_hidden_states)
     if arguments is None or not calls.layout.is_settled(arguments):
         return None
+    calls.layout.note_capture()
     try:
         result = _call_operator(hidden_states, arguments)
     except RuntimeError:

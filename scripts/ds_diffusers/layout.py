@@ -86,6 +86,13 @@ class Layout:
             with _lock:
                 self._users -= 1
 
+    def note_capture(self) -> None:
+        """To be called in each call that in_use does not cover: a CUDA graph that is being captured will read
+        the weights where they are."""
+        if _is_captured():
+            with _lock:
+                self._captured = True
+
     def separate(self, block: nn.Module) -> None:
         """Gives each parameter of the block that was placed an allocation of its own."""
         with _lock:
@@ -144,8 +151,8 @@ class Layout:
     def _place_together(self, group: Sequence[nn.Parameter]) -> None:
         try:
             buffer = _allocate(sum(parameter.numel() for parameter in group), group[0])
-        except torch.OutOfMemoryError:
-            # The call itself may well have enough.
+        except RuntimeError:
+            # There is too little memory for a copy; the call itself may well have enough.
             return
         windows = []
         start = 0

@@ -49,7 +49,8 @@ def patch(model: Any) -> Any:
 
 def unpatch(model: Any) -> Any:
     """Takes back what `patch` did to a model or pipeline, and returns it: nothing of it remains. Needs no
-    library.
+    library. The weights move to memory of their own, so capture CUDA graphs again that were captured with the
+    patched model.
 
     Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline.
     """

@@ -28,7 +28,7 @@ def test_there_are_operators() -> None:
 
 @every_registered
 def test_has_a_case_table(name: str) -> None:
-    """tests/cases/<name>.py, which the tests and the benchmark run on."""
+    """tests/cases/<name>.py, which the tests run on."""
     assert name in [operator.name for operator in OPERATORS]
 
 

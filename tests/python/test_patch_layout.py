@@ -15,6 +15,7 @@ pytest.importorskip("diffusers")
 
 import ds_diffusers
 from diffusers.models.attention import BasicTransformerBlock
+from ds_diffusers import layout
 from ds_diffusers.calls import calls_of
 from helpers.memory import growth
 from helpers.unets import BLOCKS, CHANNELS, block_arguments, make_block, run_unet, sd15_unet, unet_arguments
@@ -630,6 +631,19 @@ def test_unpatch_below_lora() -> None:
     unet.add_adapter(peft.LoraConfig(r=4, target_modules=["to_q", "to_v"]))
     ds_diffusers.unpatch(unet)
     assert all(parameter.untyped_storage().resizable() for parameter in unet.parameters())
+
+
+def test_weights_that_a_graph_reads_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = patched_block()
+    run(block)
+    with monkeypatch.context() as capturing:
+        capturing.setattr(layout, "_is_captured", lambda: True)
+        run(block)
+    query = block.attn1.to_q.weight
+    query.data = query.data.clone()
+    addresses = [parameter.data_ptr() for parameter in block.parameters()]
+    check_close(run(block), expected(block))
+    assert [parameter.data_ptr() for parameter in block.parameters()] == addresses
 
 
 @pytest.mark.gpu
