@@ -100,16 +100,7 @@ ds_status ds_for_each_grid(const ds_blocks &blocks, Launch launch) {
   return DS_OK;
 }
 
-// Launches kernel(params, origin) for all blocks, by ds_launch.
-template <typename Params>
-ds_status ds_launch_blocks(const char *op, void (*kernel)(Params, ds_origin), const ds_blocks &blocks,
-                           void *stream, const Params &params) {
-  return ds_for_each_grid(blocks, [&](dim3 grid, ds_origin origin) {
-    return ds_launch(op, kernel, grid, blocks.block, blocks.shared_bytes, stream, params, origin);
-  });
-}
-
-// The same by ds_launch_early.
+// Launches kernel(params, origin) for all blocks, by ds_launch_early.
 template <typename Params>
 ds_status ds_launch_blocks_early(const char *op, void (*kernel)(Params, ds_origin), const ds_blocks &blocks,
                                  void *stream, const Params &params) {

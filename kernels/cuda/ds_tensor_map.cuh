@@ -33,6 +33,12 @@ inline bool ds_can_map_stride(int64_t stride) {
   return stride > 0 && stride <= most && stride % unit == 0;
 }
 
+// Whether it takes the halves of a matrix, of `rows` rows each, as a dimension of their own.
+inline bool ds_can_map_halves(int64_t rows, int64_t row_stride) {
+  int64_t stride;
+  return !__builtin_mul_overflow(rows, row_stride, &stride) && ds_can_map_stride(stride);
+}
+
 // A tensor and the box of it that is copied at once; dimensions innermost first, the first one contiguous.
 template <int DIMS>
 struct ds_tensor_box {

@@ -98,12 +98,6 @@ ds_status choose_cols(const ds_gated_linear_params &params, const ds_cuda_device
   return status;
 }
 
-// The copy engine sees the weight's halves as a dimension.
-bool are_halves_describable(const ds_gated_linear_params &params) {
-  int64_t stride;
-  return !__builtin_mul_overflow(params.cols, params.weight_row_stride, &stride) && ds_can_map_stride(stride);
-}
-
 // Rows end where 16 bytes do: the copy engine need not cut these apart.
 bool is_describable(const void *data, int64_t rows, int64_t row_stride, int64_t cols) {
   constexpr int64_t unit = 8;
@@ -118,7 +112,7 @@ int ds_gated_linear_serves_cuda(const ds_gated_linear_params *params) {
       (params->dtype == DS_FLOAT16 || params->dtype == DS_BFLOAT16) &&
       is_describable(params->input, params->rows, params->input_row_stride, params->in_features) &&
       is_describable(params->weight, 2 * params->cols, params->weight_row_stride, params->in_features) &&
-      are_halves_describable(*params) &&
+      ds_can_map_halves(params->cols, params->weight_row_stride) &&
       is_describable(params->output, params->rows, params->output_row_stride, params->cols) &&
       tiles_of(*params, 128, 40) <= INT32_MAX / 2;
   ds_cuda_device device;

@@ -121,19 +121,13 @@ bool is_accessible(const void *data, int64_t rows, int64_t row_stride) {
   return (uintptr_t)data % 8 == 0 && (rows == 1 || row_stride % 4 == 0);
 }
 
-// The copy engine sees the weight's halves as a dimension.
-bool are_halves_describable(const ds_quantized_linear_params &params) {
-  int64_t stride;
-  return !__builtin_mul_overflow(params.cols, params.weight_row_stride, &stride) && ds_can_map_stride(stride);
-}
-
 bool has_kernel(const ds_quantized_linear_params &params) {
   return (params.dtype == DS_FLOAT16 || params.dtype == DS_BFLOAT16) && params.rows >= 1 &&
          params.rows <= MOST_ROWS && ds_can_map_size(params.in_features) && ds_can_map_size(params.cols) &&
          params.cols % 4 == 0 && ds_is_aligned(params.input) &&
          (params.rows == 1 || ds_can_map_stride(params.input_row_stride)) && ds_is_aligned(params.weight) &&
          params.weight_row_stride % 16 == 0 && ds_can_map_stride(params.weight_row_stride) &&
-         are_halves_describable(params) &&
+         ds_can_map_halves(params.cols, params.weight_row_stride) &&
          is_accessible(params.output, params.rows, params.output_row_stride) &&
          (params.residual == NULL || is_accessible(params.residual, params.rows, params.residual_row_stride));
 }

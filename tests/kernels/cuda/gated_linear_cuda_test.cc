@@ -1,6 +1,5 @@
 // The linear with its gated activation on a GPU against float64.
 #include "gated_linear_case.h"
-#include <algorithm>
 
 namespace ds_tests {
 namespace {
@@ -13,42 +12,8 @@ struct sizes {
   int64_t rows, in_features, cols;
 };
 
-class GatedLinearCuda : public cuda_dtype_test {
+class GatedLinearCuda : public special_linear_test<gated_linear_case> {
 protected:
-  void SetUp() override {
-    cuda_dtype_test::SetUp();
-    if (IsSkipped()) return;
-    const gated_linear_case any(dtype, {.rows = 1, .in_features = 8, .cols = 8});
-    if (!module->gated_linear_serves(&any.params)) GTEST_SKIP() << "no kernel for this device";
-  }
-
-  void run(const gated_linear_case &test) {
-    ASSERT_TRUE(module->gated_linear_serves(&test.params));
-    ASSERT_EQ(module->gated_linear(&test.params, stream), DS_OK) << module->error_message();
-    wait();
-    test.copies.fetch();
-  }
-
-  void run_and_check(const gated_linear_options &options) {
-    const gated_linear_case test(dtype, options);
-    run(test);
-    test.expect_result();
-  }
-
-  // Large ones: some rows against float64, and all elements the same in a second run on another filling.
-  void run_and_check_some(const gated_linear_options &options) {
-    gated_linear_case test(dtype, options);
-    run(test);
-    const int64_t last = options.rows - 1;
-    test.expect_rows({0, last / 2, std::min(last / 2 + 1, last), last});
-    const std::vector<unsigned char> first = test.output.bits();
-    check_cuda(cudaMemset(test.params.output, 0x5a, static_cast<size_t>(options.rows * options.cols) * 2));
-    check_cuda(cudaDeviceSynchronize());
-    run(test);
-    EXPECT_TRUE(first == test.output.bits())
-        << options.rows << "x" << options.in_features << "x" << options.cols;
-  }
-
   // Outputs of value · act(gate) for gates that lie in the inputs' first column; the rest is as `value` and
   // `gate_bias` say.
   std::vector<double> activate(ds_activation_type type, const std::vector<double> &gates, double value,

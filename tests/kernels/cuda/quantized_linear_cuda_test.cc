@@ -11,42 +11,7 @@ struct sizes {
   int64_t rows, in_features, cols;
 };
 
-class QuantizedLinearCuda : public cuda_dtype_test {
-protected:
-  void SetUp() override {
-    cuda_dtype_test::SetUp();
-    if (IsSkipped()) return;
-    const quantized_linear_case any(dtype, {.rows = 1, .in_features = 16, .cols = 8});
-    if (!module->quantized_linear_serves(&any.params)) GTEST_SKIP() << "no kernel for this device";
-  }
-
-  void run(const quantized_linear_case &test) {
-    ASSERT_TRUE(module->quantized_linear_serves(&test.params));
-    ASSERT_EQ(module->quantized_linear(&test.params, stream), DS_OK) << module->error_message();
-    wait();
-    test.copies.fetch();
-  }
-
-  void run_and_check(const quantized_linear_options &options) {
-    const quantized_linear_case test(dtype, options);
-    run(test);
-    test.expect_result();
-  }
-
-  // Large ones: some rows against float64, and all elements the same in a second run on another filling.
-  void run_and_check_some(const quantized_linear_options &options) {
-    const quantized_linear_case test(dtype, options);
-    run(test);
-    const int64_t last = options.rows - 1;
-    test.expect_rows({0, last / 2, last / 2 + 1, last});
-    const std::vector<unsigned char> first = test.output.bits();
-    check_cuda(cudaMemset(test.params.output, 0x5a, static_cast<size_t>(options.rows * options.cols) * 2));
-    check_cuda(cudaDeviceSynchronize());
-    run(test);
-    EXPECT_TRUE(first == test.output.bits())
-        << options.rows << "x" << options.in_features << "x" << options.cols;
-  }
-};
+class QuantizedLinearCuda : public special_linear_test<quantized_linear_case> {};
 
 INSTANTIATE_TEST_SUITE_P(Gpu, QuantizedLinearCuda, testing::Values(DS_FLOAT16, DS_BFLOAT16), name_of_dtype);
 
