@@ -11,6 +11,7 @@
 #define DS_ATTENTION_KERNELS_CUH
 
 #include "ds_cuda_stream_order.cuh"
+#include "ds_fast_math.cuh"
 #include "ds_tensor_copy.cuh"
 #include "ds_wgmma.cuh"
 #include <cuda_runtime.h>
@@ -47,12 +48,6 @@ struct attention_shape {
       QUERY_TILES * QUERY_BYTES + STAGES * 2 * KEY_BYTES + 8 * BARRIERS + 1024;
   static constexpr int THREADS = 128 * (1 + WARPGROUPS);
 };
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 __device__ __forceinline__ uint32_t pack_pair(float low, float high, __half) {
   const __half2 pair = __floats2half2_rn(low, high);
@@ -203,15 +198,15 @@ __device__ __forceinline__ void softmax_block(float (&scores)[COUNT], softmax_st
       maximum = fmaxf(maximum, fmaxf(scores[i + 2 * r], scores[i + 2 * r + 1]));
     maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 1));
     maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 2));
-    state.rescale[r] = exp2_fast((state.maximum[r] - maximum) * scale);
+    state.rescale[r] = ds_exp2_fast((state.maximum[r] - maximum) * scale);
     state.maximum[r] = maximum;
     const float shift = maximum * scale;
     float even = 0.f, odd = 0.f;
 #pragma unroll
     for (int i = 0; i < COUNT; i += 4) {
       float &first = scores[i + 2 * r], &second = scores[i + 2 * r + 1];
-      first = exp2_fast(fmaf(first, scale, -shift));
-      second = exp2_fast(fmaf(second, scale, -shift));
+      first = ds_exp2_fast(fmaf(first, scale, -shift));
+      second = ds_exp2_fast(fmaf(second, scale, -shift));
       even += first;
       odd += second;
     }

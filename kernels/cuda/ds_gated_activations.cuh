@@ -5,17 +5,7 @@
 #ifndef DS_GATED_ACTIVATIONS_CUH
 #define DS_GATED_ACTIVATIONS_CUH
 
-__device__ __forceinline__ float ds_exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ __forceinline__ float ds_reciprocal_fast(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
+#include "ds_fast_math.cuh"
 
 // x · Φ(x), Φ the normal distribution function: x · ½(1 + erf(x / √2)), within 5e-6, and exactly 0 and x
 // beyond ±4.85.
