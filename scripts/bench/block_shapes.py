@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .errors import UserError
+from ds_diffusers.command_line import UserError
 
 CONTEXT_TOKENS = 77  # of a prompt, as CLIP's tokenizers pad it
 

@@ -12,12 +12,12 @@ import torch
 from diffusers.utils import logging
 
 import ds_diffusers
+from ds_diffusers.command_line import UserError
 
 from . import block, operators, overhead, results, tables, unet
 from .block_tables import block_tables
 from .compiling import empty_caches
 from .environment import device_facts, environment
-from .errors import UserError
 from .operator_tables import operator_table
 from .overhead_tables import overhead_table
 from .settings import parse

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ds_diffusers import ops
+from ds_diffusers.command_line import UserError
 
-from .errors import UserError
 
 EPSILON = 1e-5
 GATED_GELU = int(ops.ActivationFuncType.GATED_GELU)

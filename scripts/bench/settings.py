@@ -9,19 +9,14 @@ from typing import Any
 
 import torch
 
+from ds_diffusers.command_line import Parser, UserError, named_device
 from ds_diffusers.demo.architectures import LATENT_SCALE
 
 from . import block_variants, operators, overhead, unet
 from .block_shapes import BLOCK_SHAPES, block_shape
-from .errors import UserError
 from .operator_cases import OPERATOR_CASES, operator_shape
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -40,7 +35,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m ds_diffusers bench",
         description="Measures, in one run and in turns, ds_diffusers, PyTorch's own ways to compute the "
         "same, and the floor that the hardware sets.",
@@ -155,12 +150,7 @@ def _devices(name: str | None, benchmark: str) -> list[torch.device]:
 
 
 def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device is {name}, must be cpu, cuda or cuda:N")
+    device = named_device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device is {name}, but PyTorch finds {torch.cuda.device_count()} GPUs here")
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .errors import UserError
+from ds_diffusers.command_line import UserError
+
 from .samples import Samples
 
 if TYPE_CHECKING:

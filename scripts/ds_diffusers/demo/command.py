@@ -15,6 +15,7 @@ from diffusers.utils import logging
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..command_line import UserError
 from ..export import torchscript
 from ..patching import patch, unpatch
 from ..reporting import Report
@@ -22,7 +23,7 @@ from .architectures import ARCHITECTURES, random_inputs, random_unet, scheduler
 from .comparison import Comparison, difference, dtype_name, reference_dtype
 from .denoising import Denoising, compare, denoise
 from .pipelines import ImageRun, compare_images, latents_in, load_pipeline
-from .settings import UserError, parse
+from .settings import parse
 
 
 def run(arguments: Sequence[str] | None) -> int:

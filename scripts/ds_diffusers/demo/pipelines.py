@@ -14,11 +14,11 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from ..command_line import UserError
 from ..patching import patch, unpatch
 from ..reporting import Report, report
 from .comparison import Comparison
 from .denoising import synchronize
-from .settings import UserError
 
 WARM_UP_STEPS = 2
 

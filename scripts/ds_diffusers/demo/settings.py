@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..command_line import Parser, UserError, named_device
 from .architectures import ARCHITECTURES, LATENT_SCALE
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -17,17 +18,8 @@ CPU_STEPS = 4
 CUDA_STEPS = 20
 
 
-class UserError(Exception):
-    """Something that the user can change, said in one sentence."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m ds_diffusers.demo",
         description="Runs a denoising loop as diffusers does and once more patched by ds_diffusers, and "
         "compares time and result. Without --model: a Stable Diffusion UNet with random weights.",
@@ -90,12 +82,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _choose_device(settings: argparse.Namespace) -> None:
     name = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device is {name}, must be cpu, cuda or cuda:N")
+    device = named_device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:
