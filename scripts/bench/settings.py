@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ds_diffusers.command_line import Parser, UserError, named_device
-from ds_diffusers.demo.architectures import LATENT_SCALE
+from ds_diffusers.architectures import LATENT_SCALE
 
 from . import block_variants, operators, overhead, unet
 from .block_shapes import BLOCK_SHAPES, block_shape

@@ -18,7 +18,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
 import ds_diffusers
-from ds_diffusers.demo.architectures import ARCHITECTURES, random_inputs, random_unet
+from ds_diffusers.architectures import ARCHITECTURES, random_inputs, random_unet
 
 from .accuracy import Error, error_of
 from .block_sets import lay_out, require_fused

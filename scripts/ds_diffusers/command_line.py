@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 
 import torch
 
@@ -18,6 +20,30 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+def exit_code(command: Callable[[], int]) -> int:
+    """What the command returns; 2 where it raises UserError or memory runs out, which is said on stderr."""
+    try:
+        return command()
+    except UserError as error:
+        message = str(error)
+    except (MemoryError, RuntimeError) as error:
+        message = lack_of_memory(error)
+        if message is None:
+            raise
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def lack_of_memory(error: Exception) -> str | None:
+    """What to tell the user where the error is about memory."""
+    # For the CPU, and for what an operator allocates, PyTorch has no class of its own.
+    if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in str(error):
+        return "the GPU has too little free memory; use a smaller --size or a 16-bit --dtype"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
+        return "this machine has too little free memory; use a smaller --size or --dtype bfloat16"
+    return None
+
+
 def named_device(name: str) -> torch.device:
     """The device of --device; UserError for any but a CPU or a CUDA device, which need not be there."""
     try:
@@ -26,4 +52,17 @@ def named_device(name: str) -> torch.device:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device is {name}, must be cpu, cuda or cuda:N")
+    return device
+
+
+def present_device(name: str | None) -> torch.device:
+    """The device of --device, None for cuda where there is a GPU; UserError where PyTorch does not find it."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = named_device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if count == 0:
+            raise UserError(f"--device is {name}, but PyTorch finds no GPU here; use --device cpu")
+        if (device.index or 0) >= count:
+            raise UserError(f"--device is {name}, must be one of cuda:0 to cuda:{count - 1}")
     return device

@@ -13,7 +13,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("rich")
 
 from ds_diffusers.__main__ import bench_package, main
-from ds_diffusers.demo.architectures import ARCHITECTURES
+from ds_diffusers.architectures import ARCHITECTURES
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 
 from diffusers import UNet2DConditionModel
 from ds_diffusers.demo import main
-from ds_diffusers.demo.architectures import ARCHITECTURES
+from ds_diffusers.architectures import ARCHITECTURES
 from ds_diffusers.demo.comparison import difference
 from helpers.pipelines import write_pipeline
 from PIL import Image

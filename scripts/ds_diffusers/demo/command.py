@@ -15,14 +15,15 @@ from diffusers.utils import logging
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..command_line import UserError
+from ..architectures import ARCHITECTURES, random_inputs, random_unet, scheduler
+from ..command_line import exit_code
 from ..export import torchscript
+from ..models import load_pipeline
 from ..patching import patch, unpatch
 from ..reporting import Report
-from .architectures import ARCHITECTURES, random_inputs, random_unet, scheduler
 from .comparison import Comparison, difference, dtype_name, reference_dtype
 from .denoising import Denoising, compare, denoise
-from .pipelines import ImageRun, compare_images, latents_in, load_pipeline
+from .pipelines import ImageRun, compare_images, latents_in
 from .settings import parse
 
 
@@ -30,27 +31,12 @@ def run(arguments: Sequence[str] | None) -> int:
     """As ds_diffusers.demo.main, with all packages there."""
     # Otherwise each change of dtype is commented on.
     logging.set_verbosity_error()
-    try:
+
+    def run_parsed() -> int:
         settings = parse(arguments)
         return run_pipeline(settings) if settings.model else run_random(settings)
-    except UserError as error:
-        message = str(error)
-    except (MemoryError, RuntimeError) as error:
-        message = lack_of_memory(error)
-        if message is None:
-            raise
-    print(f"error: {message}", file=sys.stderr)
-    return 2
 
-
-def lack_of_memory(error: Exception) -> str | None:
-    """What to tell the user where the error is about memory."""
-    # For the CPU, and for what an operator allocates, PyTorch has no class of its own.
-    if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in str(error):
-        return "the GPU has too little free memory; use a smaller --size or a 16-bit --dtype"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
-        return "this machine has too little free memory; use a smaller --size or --dtype bfloat16"
-    return None
+    return exit_code(run_parsed)
 
 
 def run_random(settings: argparse.Namespace) -> int:

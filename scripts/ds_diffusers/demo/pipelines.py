@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,32 +13,12 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from ..command_line import UserError
 from ..patching import patch, unpatch
 from ..reporting import Report, report
 from .comparison import Comparison
 from .denoising import synchronize
 
 WARM_UP_STEPS = 2
-
-
-def load_pipeline(settings: argparse.Namespace) -> DiffusionPipeline:
-    """The pipeline on its device; UserError where there is none, or none with a UNet."""
-    try:
-        with warnings.catch_warnings():
-            # The argument has a new name in newer releases, which older ones do not know.
-            warnings.simplefilter("ignore", FutureWarning)
-            pipeline = DiffusionPipeline.from_pretrained(settings.model, torch_dtype=settings.dtype)
-    except Exception as error:  # whatever a hub client, a parser or a missing package may raise
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"--model {settings.model} could not be loaded: {reason[0] if reason else type(error).__name__}"
-        ) from error
-    if getattr(pipeline, "unet", None) is None:
-        raise UserError(
-            f"--model {settings.model} is a {type(pipeline).__name__}, which has no UNet to patch"
-        )
-    return pipeline.to(settings.device)
 
 
 def size_of(pipeline: DiffusionPipeline, size: int | None) -> tuple[int, int]:

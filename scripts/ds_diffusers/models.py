@@ -1,0 +1,71 @@
+"""The model that a command works on: its options on the command line, checked, and its pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+
+from .architectures import ARCHITECTURES, LATENT_SCALE
+from .command_line import UserError, present_device
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--architecture or --model, --device, --dtype and --seed."""
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument(
+        "--architecture", choices=ARCHITECTURES, help="UNet with random weights (default: sd15)"
+    )
+    model.add_argument(
+        "--model", metavar="PATH_OR_ID", help="a real pipeline: a folder, or a name on the hub"
+    )
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is a GPU)")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: float16 on cuda, float32 on cpu")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and noise (default: 0)")
+
+
+def complete_model_options(settings: argparse.Namespace) -> None:
+    """Fills in the defaults, makes device and dtype PyTorch's own; UserError for wrong values, of --size
+    too."""
+    settings.device = present_device(settings.device)
+    if settings.dtype is None:
+        settings.dtype = "float32" if settings.device.type == "cpu" else "float16"
+    settings.dtype = DTYPES[settings.dtype]
+    if settings.model is None:
+        settings.architecture = settings.architecture or "sd15"
+    if settings.size is not None and (settings.size < 64 or settings.size % LATENT_SCALE != 0):
+        raise UserError(f"--size is {settings.size}, must be a multiple of {LATENT_SCALE} from 64 on")
+    if not 0 <= settings.seed < 2**63:
+        raise UserError(f"--seed is {settings.seed}, must be 0 to 2^63 - 1")
+
+
+def check_file(option: str, path: Path) -> None:
+    """UserError where a file cannot be written at the path of an option."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{option} is {path}, but its folder does not exist")
+    if path.is_dir():
+        raise UserError(f"{option} is {path}, which is a folder, must be a file")
+
+
+def load_pipeline(settings: argparse.Namespace) -> DiffusionPipeline:
+    """The pipeline of --model on its device; UserError where there is none, or none with a UNet."""
+    try:
+        with warnings.catch_warnings():
+            # The argument has a new name in newer releases, which older ones do not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            pipeline = DiffusionPipeline.from_pretrained(settings.model, torch_dtype=settings.dtype)
+    except Exception as error:  # whatever a hub client, a parser or a missing package may raise
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"--model {settings.model} could not be loaded: {reason[0] if reason else type(error).__name__}"
+        ) from error
+    if getattr(pipeline, "unet", None) is None:
+        raise UserError(
+            f"--model {settings.model} is a {type(pipeline).__name__}, which has no UNet to patch"
+        )
+    return pipeline.to(settings.device)
