@@ -88,7 +88,7 @@ def operator_arguments(patched: nn.Module, context: Tensor) -> dict[str, Tensor 
 def require_fused(model: nn.Module) -> None:
     """Raises RuntimeError unless each call so far ran fused: a fallback would be measured in its place."""
     report = ds_diffusers.report(model)
-    if report.fused != len(report) or any(block.original_calls for block in report):
+    if report.fused != len(report) or any(block.segmented_calls + block.original_calls for block in report):
         raise RuntimeError(f"not all calls ran fused: {report}")
 
 

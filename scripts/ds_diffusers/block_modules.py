@@ -101,6 +101,9 @@ REPLACEABLE_FUNCTIONS = tuple(
     )
 )
 
+_FORWARDS = {owner: function for owner, name, function in REPLACEABLE_FUNCTIONS if name == "forward"}
+_FORWARDS[nn.SiLU] = nn.SiLU.forward
+
 
 def block_modules(block: nn.Module) -> tuple[str | None, Modules]:
     """The obstacle in the block's modules and settings, and the modules by their path, complete without
@@ -108,6 +111,24 @@ def block_modules(block: nn.Module) -> tuple[str | None, Modules]:
     modules: Modules = {"": block}
     reason = _own_obstacle(block) or _replaced_function() or _collect(block, modules)
     return reason or _settings_obstacle(modules) or _ownership_obstacle(modules), modules
+
+
+def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
+    """Whether calling `module` does what `kind`, one of the classes above with a forward, does as PyTorch or
+    diffusers wrote it, and nothing else."""
+    return (
+        type(module) is kind
+        and kind.forward is _FORWARDS[kind]
+        and not _has_hooks(module)
+        and not _has_own_forward(module)
+    )
+
+
+def forward_obstacle() -> str | None:
+    """The obstacle to any other way than diffusers' own through a block."""
+    if BasicTransformerBlock.forward is not _FORWARDS[BasicTransformerBlock]:
+        return "BasicTransformerBlock.forward was replaced"
+    return _global_hook()
 
 
 def block_parameters(modules: Modules) -> dict[str, Tensor]:
@@ -162,6 +183,10 @@ def _replaced_function() -> str | None:
     for owner, name, function in REPLACEABLE_FUNCTIONS:
         if getattr(owner, name) is not function:
             return f"{owner.__name__}.{name} was replaced"
+    return _global_hook()
+
+
+def _global_hook() -> str | None:
     if _has_any_global_hook():
         return "there is a hook on all modules (torch.nn.modules.module.register_module_*_hook)"
     return None
@@ -176,18 +201,26 @@ def _collect(block: nn.Module, modules: Modules) -> str | None:
             return f"{path} is {class_name(module)}, not {_names(classes)}"
         if module is None:
             continue
-        if (
-            module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-        ):
+        if _has_hooks(module):
             return f"{path} has hooks"
-        forward = module.forward  # torch.compile guards this look-up, but none in __dict__
-        if "forward" in module.__dict__ and not _is_own_method(forward, module):
+        if _has_own_forward(module):
             return f"{path}.forward was replaced (by a hook of accelerate or diffusers, or by hand)"
         modules[path] = module
     return None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _has_own_forward(module: nn.Module) -> bool:
+    forward = module.forward  # torch.compile guards this look-up, but none in __dict__
+    return "forward" in module.__dict__ and not _is_own_method(forward, module)
 
 
 def _settings_obstacle(modules: Modules) -> str | None:

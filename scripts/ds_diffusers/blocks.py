@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from .block_modules import ACTIVATION_TYPES, Modules, block_modules, block_parameters
 from .calls import Calls, calls_of
-from .conditions import call_obstacle
+from .conditions import call_obstacle, segments_call_obstacle
 from .library import load
 from .quick_look import quick_arguments
+from .segments import Call, Segments, find_segments, run_segments
 
 load()
 
@@ -22,7 +23,8 @@ block_forward = torch.ops.ds_diffusers.block_forward.default
 
 
 class BasicTransformerBlock(OriginalBlock):
-    """diffusers' BasicTransformerBlock, run as one call of block_forward where that computes the same.
+    """diffusers' BasicTransformerBlock, run as one call of block_forward where that computes the same, and in
+    segments where some of it can be fused.
 
     It has the same name, as diffusers and other libraries look at the names of classes, and no state of its
     own: a block changes between the two classes by its __class__ alone. Each call decides for itself which
@@ -40,8 +42,7 @@ class BasicTransformerBlock(OriginalBlock):
         class_labels: torch.LongTensor | None = None,
         added_cond_kwargs: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """As BasicTransformerBlock.forward of diffusers; timestep, class_labels and added_cond_kwargs have no
-        effect in a block that can be fused."""
+        """As BasicTransformerBlock.forward of diffusers."""
         arguments = (
             hidden_states,
             attention_mask,
@@ -59,6 +60,9 @@ class BasicTransformerBlock(OriginalBlock):
             _, reason, operator_arguments = full_look(self, *arguments[:4], cross_attention_kwargs)
             if reason is None:
                 return block_forward(hidden_states, **operator_arguments)
+            call_obstacle, obstacle, segments = segments_look(self, Call(*arguments))
+            if call_obstacle is None and obstacle is None:
+                return run_segments(self, segments, Call(*arguments))
             return super().forward(*arguments)
 
         calls = calls_of(self)
@@ -67,11 +71,17 @@ class BasicTransformerBlock(OriginalBlock):
             if result is not None:
                 return result
         obstacle, reason, operator_arguments = full_look(self, *arguments[:4], cross_attention_kwargs)
-        calls.note(reason, obstacle)
-        with calls.layout.in_use(operator_arguments, calls.fused):
-            if reason is None:
+        if reason is None:
+            calls.note_fused()
+            with calls.layout.in_use(operator_arguments, calls.fused):
                 return _call_operator(hidden_states, operator_arguments)
-            return super().forward(*arguments)
+        call = Call(*arguments)
+        whole_call_obstacle = reason if obstacle is None else None
+        call_obstacle, obstacle, segments = segments_look(self, call)
+        in_segments = call_obstacle is None and obstacle is None
+        calls.note_not_fused(in_segments, whole_call_obstacle, call_obstacle)
+        with calls.layout.in_use(None, calls.fused):
+            return run_segments(self, segments, call) if in_segments else super().forward(*arguments)
 
 
 def place_weights(block: nn.Module) -> None:
@@ -110,7 +120,7 @@ def _quick_call(
     except RuntimeError:
         # The full look finds out whether the call is wrong, or the block must run as diffusers' own.
         return None
-    calls.note(None, None)
+    calls.note_fused()
     return result
 
 
@@ -134,6 +144,17 @@ def full_look(
     if reason is not None:
         return None, reason, None
     return None, None, _operator_arguments(block, modules, hidden_states, inputs, parameters)
+
+
+def segments_look(block: nn.Module, call: Call) -> tuple[str | None, str | None, Segments]:
+    """The obstacle to running the block in segments that is in the call; the one in the block's modules; the
+    segments, none where there is an obstacle."""
+    states = call.hidden_states
+    call_obstacle = segments_call_obstacle(states, call[1:], block, call.cross_attention_kwargs)
+    if call_obstacle is not None:
+        return call_obstacle, None, Segments()
+    autocast = torch.is_autocast_enabled(states.device.type)
+    return None, *find_segments(block, states.dtype, states.device, autocast)
 
 
 def _used_inputs(

@@ -17,21 +17,28 @@ from .layout import Layout
 class Calls:
     """The record of one block.
 
-    `fused`, `original`: number of its eager calls on each path. `last_obstacle`: the last call's obstacle in
-    its arguments or in PyTorch's state; None where it had none, or where the block's modules were the
-    obstacle.
+    `fused`, `segmented`, `original`: number of its eager calls on each path. `last_obstacle`,
+    `last_segments_obstacle`: what in the last call's arguments or in PyTorch's state kept it from running as
+    one operator, or in segments; None where nothing did, or where the block's modules already did.
     """
 
     fused: int = 0
+    segmented: int = 0
     original: int = 0
     last_obstacle: str | None = None
+    last_segments_obstacle: str | None = None
     layout: Layout = field(default_factory=Layout)
 
-    def note(self, reason: str | None, module_obstacle: str | None) -> None:
-        """Counts a call with its first obstacle of all, and its obstacle in the block's modules."""
-        self.last_obstacle = reason if module_obstacle is None else None
-        if reason is None:
-            self.fused += 1
+    def note_fused(self) -> None:
+        """Counts a call that ran as one operator."""
+        self.fused += 1
+        self.last_obstacle = self.last_segments_obstacle = None
+
+    def note_not_fused(self, in_segments: bool, obstacle: str | None, segments_obstacle: str | None) -> None:
+        """Counts a call that ran in segments, or as diffusers' own, with what in it was an obstacle."""
+        self.last_obstacle, self.last_segments_obstacle = obstacle, segments_obstacle
+        if in_segments:
+            self.segmented += 1
         else:
             self.original += 1
 

@@ -1,4 +1,5 @@
-"""Whether a call's arguments, and PyTorch's state at the call, let the block run as block_forward.
+"""Whether a call's arguments, and PyTorch's state at the call, let the block run as block_forward, or in
+segments.
 
 As in block_modules: None where all is well, else the obstacle in a few words.
 """
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
 
 from .block_modules import QUANTIZED_ARGUMENTS, class_name, parameter_path
 from .library import has_cuda_module
@@ -21,7 +23,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Plain tensors, and what stands for them while torch.export traces. Any other subclass (quantised,
 # distributed) has an arithmetic of its own.
-_PLAIN_TENSORS = (nn.Parameter, Tensor, FakeTensor, FunctionalTensor)
+PLAIN_TENSORS = (nn.Parameter, Tensor, FakeTensor, FunctionalTensor)
 
 
 def call_obstacle(
@@ -40,9 +42,52 @@ def call_obstacle(
     return (
         _hidden_states_obstacle(hidden_states)
         or _state_obstacle(hidden_states.device.type)
+        or _autocast_obstacle(hidden_states.device.type)
         or _inputs_obstacle(contexts_and_masks, hidden_states, heads)
         or parameters_obstacle(parameters, hidden_states.dtype, hidden_states.device)
         or _gradient_obstacle((hidden_states, *contexts_and_masks.values(), *parameters.values()))
+    )
+
+
+def segments_call_obstacle(
+    hidden_states: Tensor,
+    others: tuple[Any, ...],
+    block: nn.Module,
+    cross_attention_kwargs: dict[str, Any] | None,
+) -> str | None:
+    """The obstacle to running a block in segments that is in the call.
+
+    `others`: whatever else the block is called with, tensors in containers as well.
+    """
+    if cross_attention_kwargs and cross_attention_kwargs.get("scale") is not None:
+        return "cross_attention_kwargs has scale, of which diffusers warns"
+    reason = _hidden_states_obstacle(hidden_states) or _state_obstacle(hidden_states.device.type)
+    if reason is None and torch.is_grad_enabled():
+        leaves = [leaf for leaf in tree_leaves(others) if isinstance(leaf, Tensor)]
+        reason = _gradient_obstacle((hidden_states, *leaves, *block.parameters()))
+    return reason
+
+
+def tensors_fit(module: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether an operator can take the module's own weight and bias, with activations of this dtype on this
+    device."""
+    for name in ("weight", "bias"):
+        if name not in module._parameters:
+            return False
+        tensor = module._parameters[name]
+        if tensor is not None and not is_plain_tensor(tensor, dtype, device):
+            return False
+    return True
+
+
+def is_plain_tensor(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether it has the arithmetic of PyTorch's own tensors, and a contiguous one of this dtype, there."""
+    return (
+        type(tensor) in PLAIN_TENSORS
+        and tensor.layout == torch.strided
+        and tensor.dtype == dtype
+        and tensor.device == device
+        and tensor.is_contiguous()
     )
 
 
@@ -52,13 +97,7 @@ def parameters_obstacle(
     """The obstacle in the block's tensors, for hidden states of this dtype on this device."""
     dtypes = _quantized_dtypes(parameters)
     for argument, tensor in parameters.items():
-        if (
-            type(tensor) not in _PLAIN_TENSORS
-            or tensor.layout != torch.strided
-            or tensor.dtype != dtypes.get(argument, dtype)
-            or tensor.device != device
-            or not tensor.is_contiguous()
-        ):
+        if not is_plain_tensor(tensor, dtypes.get(argument, dtype), device):
             return _parameter_obstacle(parameter_path(argument), tensor, dtypes.get(argument), dtype, device)
     return None
 
@@ -77,7 +116,7 @@ def _parameter_obstacle(
     path: str, tensor: Tensor, own_dtype: torch.dtype | None, dtype: torch.dtype, device: torch.device
 ) -> str:
     """`own_dtype`: what the tensor must have whatever the hidden states' dtype is; None: that."""
-    if type(tensor) not in _PLAIN_TENSORS:
+    if type(tensor) not in PLAIN_TENSORS:
         return f"{path} is {class_name(tensor)}, not a plain tensor"
     if tensor.layout != torch.strided:
         return f"{path} has layout {tensor.layout}, not torch.strided"
@@ -91,7 +130,7 @@ def _parameter_obstacle(
 
 
 def _hidden_states_obstacle(hidden_states: Tensor) -> str | None:
-    if type(hidden_states) not in _PLAIN_TENSORS:
+    if type(hidden_states) not in PLAIN_TENSORS:
         return f"hidden_states is {class_name(hidden_states)}, not a plain tensor"
     if hidden_states.dim() != 3:
         return f"hidden_states has {hidden_states.dim()} dimensions, not 3"
@@ -105,8 +144,6 @@ def _state_obstacle(device_type: str) -> str | None:
         return f"hidden_states is on {device_type}, not on cpu or cuda"
     if device_type == "cuda" and not has_cuda_module():
         return "the library has no CUDA module"
-    if torch.is_autocast_enabled(device_type):
-        return f"autocast is on for {device_type}"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is on"
     # While compiling, torch.compile itself carries out the transforms.
@@ -115,9 +152,13 @@ def _state_obstacle(device_type: str) -> str | None:
     return None
 
 
+def _autocast_obstacle(device_type: str) -> str | None:
+    return f"autocast is on for {device_type}" if torch.is_autocast_enabled(device_type) else None
+
+
 def _inputs_obstacle(inputs: dict[str, Tensor], hidden_states: Tensor, heads: int) -> str | None:
     for name, tensor in inputs.items():
-        if type(tensor) not in _PLAIN_TENSORS:
+        if type(tensor) not in PLAIN_TENSORS:
             return f"{name} is {class_name(tensor)}, not a plain tensor"
         if tensor.dim() != 3:
             return f"{name} has {tensor.dim()} dimensions, not 3"

@@ -1,4 +1,4 @@
-"""Which path each transformer block takes, and why not the fused one."""
+"""Which path each transformer block takes, and why not a wider one."""
 
 from __future__ import annotations
 
@@ -6,25 +6,35 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from .library import load
 from .patching import named_modules_of
 
-FUSED, ORIGINAL = "block_forward", "original"
+FUSED, SEGMENTS, ORIGINAL = "block_forward", "segments", "original"
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class BlockReport:
-    """One block. `path` is "block_forward" or "original", `reason` why it is the original ("" otherwise);
-    `fused_calls` and `original_calls` count its eager calls since `patch` (compiled calls are not
-    counted)."""
+    """One block.
+
+    `path`: "block_forward", the whole block as one operator; "segments", its attentions and whatever is not
+    a plain layer called as modules and the rest fused; or "original", diffusers' own code. `reason`: why not
+    a wider one ("" where it is the whole block). `segments`: which parts are fused on that path.
+    `fused_calls`, `segmented_calls`, `original_calls`: its eager calls on each path since `patch` (compiled
+    calls are not counted).
+    """
 
     name: str
     path: str
     reason: str
-    fused_calls: int
-    original_calls: int
+    segments: tuple[str, ...] = ()
+    fused_calls: int = 0
+    segmented_calls: int = 0
+    original_calls: int = 0
 
 
 class Report(list[BlockReport]):
@@ -33,32 +43,51 @@ class Report(list[BlockReport]):
     @property
     def fused(self) -> int:
         """Number of blocks whose path is block_forward."""
-        return sum(block.path == FUSED for block in self)
+        return self._count(FUSED)
+
+    @property
+    def segmented(self) -> int:
+        """Number of blocks whose path is segments."""
+        return self._count(SEGMENTS)
+
+    @property
+    def original(self) -> int:
+        """Number of blocks whose path is original."""
+        return self._count(ORIGINAL)
+
+    def reasons(self, path: str) -> Counter[str]:
+        """Why the blocks of this path take no wider one, and how many each time."""
+        return Counter(block.reason for block in self if block.path == path)
 
     def __str__(self) -> str:
         lines = [f"{self.fused} of {len(self)} blocks run as {FUSED}"]
-        reasons = Counter(block.reason for block in self if block.path != FUSED)
-        for reason, count in reasons.most_common():
-            lines.append(f"{count} of {len(self)} blocks run as diffusers' own: {reason}")
+        for path, words in ((SEGMENTS, "in segments"), (ORIGINAL, "as diffusers' own")):
+            for reason, count in self.reasons(path).most_common():
+                lines.append(f"{count} of {len(self)} blocks run {words}: {reason}")
         return "\n".join(lines)
 
     def __rich__(self) -> Any:
         from rich.table import Table
 
-        table = Table("block", "path", "reason", "fused calls", "original calls", title=str(self))
+        table = Table("block", "path", "why no wider one", title=str(self))
+        for path in (FUSED, SEGMENTS, ORIGINAL):
+            table.add_column(f"calls: {path}", justify="right")
         for block in self:
-            table.add_row(
-                block.name, block.path, block.reason, str(block.fused_calls), str(block.original_calls)
-            )
+            path = f"{block.path}: {', '.join(block.segments)}" if block.segments else block.path
+            counts = (block.fused_calls, block.segmented_calls, block.original_calls)
+            table.add_row(block.name, path, block.reason, *map(str, counts))
         return table
+
+    def _count(self, path: str) -> int:
+        return sum(block.path == path for block in self)
 
 
 def report(model: Any) -> Report:
-    """Says for each BasicTransformerBlock of a model or pipeline, patched or not, which path its next call
-    takes.
+    """Says for each transformer block of a model or pipeline, patched or not, which path its next call takes.
 
-    Judged by the state of its modules now, without a call; what only a call shows (autocast, gradients,
-    arguments) is taken from the block's last eager call.
+    Judged by the state of its modules now, without a call; what only a call shows (gradients, arguments,
+    dtypes) is taken from the block's last eager call. Beside the BasicTransformerBlocks it lists modules of
+    other classes that are transformer blocks by their name, which are never patched.
     """
     load()
     from .blocks import OriginalBlock
@@ -66,7 +95,7 @@ def report(model: Any) -> Report:
     return Report(
         _block_report(name, module)
         for name, module in named_modules_of(model)
-        if isinstance(module, OriginalBlock)
+        if isinstance(module, OriginalBlock) or "TransformerBlock" in type(module).__name__
     )
 
 
@@ -78,13 +107,24 @@ def _block_report(name: str, block: nn.Module) -> BlockReport:
         kind = type(block)
         patchable = kind is BasicTransformerBlock.__base__
         reason = "not patched" if patchable else f"its class is {kind.__module__}.{kind.__qualname__}"
-        return BlockReport(name, ORIGINAL, reason, 0, 0)
+        return BlockReport(name, ORIGINAL, reason)
     calls = calls_of(block)
-    reason = _static_reason(block) or calls.last_obstacle or ""
-    return BlockReport(name, ORIGINAL if reason else FUSED, reason, calls.fused, calls.original)
+    counts = {
+        "fused_calls": calls.fused,
+        "segmented_calls": calls.segmented,
+        "original_calls": calls.original,
+    }
+    reason = _whole_obstacle(block) or calls.last_obstacle
+    if reason is None:
+        return BlockReport(name, FUSED, "", **counts)
+    obstacle, segments = _segments(block)
+    obstacle = obstacle or calls.last_segments_obstacle
+    if obstacle is not None:
+        return BlockReport(name, ORIGINAL, obstacle, **counts)
+    return BlockReport(name, SEGMENTS, reason, segments, **counts)
 
 
-def _static_reason(block: nn.Module) -> str | None:
+def _whole_obstacle(block: nn.Module) -> str | None:
     from .block_modules import block_modules, block_parameters
     from .conditions import parameters_obstacle
 
@@ -95,3 +135,13 @@ def _static_reason(block: nn.Module) -> str | None:
     is_quantized = not weight.is_floating_point()
     dtype = modules["attn1.to_q"].weight.dtype if is_quantized else weight.dtype
     return parameters_obstacle(block_parameters(modules), dtype, weight.device)
+
+
+def _segments(block: nn.Module) -> tuple[str | None, tuple[str, ...]]:
+    """The obstacle to segments, and their names, for hidden states as the block's first parameter is."""
+    from .segments import find_segments
+
+    suitable = (parameter for parameter in block.parameters() if parameter.dtype in _DTYPES)
+    first = next(suitable, torch.empty(0))
+    obstacle, segments = find_segments(block, first.dtype, first.device, autocast=False)
+    return obstacle, tuple(name for name, fused in segments._asdict().items() if fused)

@@ -1,12 +1,12 @@
-"""Where a block may not run fused, it runs as diffusers' own and says why; where the obstacle goes, it is
-fused again."""
+"""Where a block may not run as one operator, it runs in segments or as diffusers' own and says why; where the
+obstacle goes, it is fused again."""
 
 # labels: torch diffusers
 import copy
 import functools
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from unittest import mock
 
 import pytest
@@ -49,7 +49,27 @@ def check_original(
     state: Callable[[], AbstractContextManager] = torch.no_grad,
 ) -> None:
     """The patched block does what the block itself does, and reports the reason."""
+    result, expected = run_patched_and_not(block, values, state)
+    assert torch.equal(result, expected)
+    assert result.requires_grad == expected.requires_grad
+    check_path(block, "original", reason)
 
+
+def check_segments(
+    block: BasicTransformerBlock,
+    values: Arguments,
+    reason: str,
+    state: Callable[[], AbstractContextManager] = torch.no_grad,
+) -> None:
+    """The patched block computes the same in segments, and reports why not as one operator."""
+    result, expected = run_patched_and_not(block, values, state)
+    check_close(result, expected)
+    check_path(block, "segments", reason)
+
+
+def run_patched_and_not(
+    block: BasicTransformerBlock, values: Arguments, state: Callable[[], AbstractContextManager]
+) -> tuple[torch.Tensor, torch.Tensor]:
     def run() -> torch.Tensor:
         torch.manual_seed(0)
         with state():
@@ -58,11 +78,18 @@ def check_original(
     ds_diffusers.unpatch(block)
     expected = run()
     ds_diffusers.patch(block)
-    result = run()
-    assert torch.equal(result, expected)
-    assert result.requires_grad == expected.requires_grad
+    return run(), expected
+
+
+def check_close(result: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def check_path(block: BasicTransformerBlock, path: str, reason: str, fused_calls: int = 0) -> None:
+    """Of the only call, or of the one after `fused_calls`."""
     report = ds_diffusers.report(block)[0]
-    assert (report.path, report.fused_calls, report.original_calls) == ("original", 0, 1)
+    counts = (report.fused_calls, report.segmented_calls, report.original_calls)
+    assert (report.path, counts) == (path, (fused_calls, int(path == "segments"), int(path == "original")))
     assert reason in report.reason
 
 
@@ -239,7 +266,7 @@ def test_modules(name: str) -> None:
     change(block)
     ds_diffusers.patch(block)
     assert reason in ds_diffusers.report(block)[0].reason, "the report knows before the first call"
-    check_original(block, block_arguments(block), reason)
+    check_segments(block, block_arguments(block), reason)
 
 
 @pytest.mark.parametrize("name", MODULE_CASES)
@@ -251,10 +278,8 @@ def test_modules_that_change_after_a_fused_call(name: str) -> None:
     change(block)
     with torch.no_grad():
         result = block(**values)
-        report = ds_diffusers.report(block)[0]
-        assert (report.path, report.fused_calls, report.original_calls) == ("original", 1, 1)
-        assert reason in report.reason
-        assert torch.equal(result, ds_diffusers.unpatch(block)(**values))
+        check_path(block, "segments", reason, fused_calls=1)
+        check_close(result, ds_diffusers.unpatch(block)(**values))
 
 
 # (constructor arguments, the reason)
@@ -273,25 +298,25 @@ FORMS: dict[str, tuple[Arguments, str]] = {
 def test_forms(name: str) -> None:
     config, reason = FORMS[name]
     block = make_block(**config)
-    check_original(block, block_arguments(block), reason)
+    check_segments(block, block_arguments(block), reason)
 
 
 def test_adaptive_norm() -> None:
     block = make_block(norm_type="ada_norm", num_embeds_ada_norm=10)
     values = block_arguments(block) | {"timestep": torch.tensor(3)}
-    check_original(block, values, "norm_type is ada_norm, not layer_norm")
+    check_segments(block, values, "norm_type is ada_norm, not layer_norm")
 
 
 def test_dropout_in_training_mode() -> None:
     block = make_block(dropout=0.5).train()
-    check_original(block, block_arguments(block), "attn1.to_out.1 drops out in training mode")
+    check_segments(block, block_arguments(block), "attn1.to_out.1 drops out in training mode")
     check_fused(block.eval(), block_arguments(block))
 
 
 def test_final_dropout_in_training_mode() -> None:
     block = make_block(final_dropout=True, dropout=0.5)
     block.ff.net[3].train()
-    check_original(block, block_arguments(block), "ff.net.3 drops out in training mode")
+    check_segments(block, block_arguments(block), "ff.net.3 drops out in training mode")
 
 
 # (changes of a call's arguments, the reason)
@@ -316,7 +341,7 @@ def test_calls(name: str) -> None:
     block = make_block()
     values = block_arguments(block)
     change, reason = CALL_CASES[name]
-    check_original(block, values | change(values), reason)
+    check_segments(block, values | change(values), reason)
     check_fused(block, values)
 
 
@@ -330,17 +355,42 @@ def test_calls_after_a_fused_call(name: str) -> None:
     with torch.no_grad():
         result = block(**changed)
         assert reason in ds_diffusers.report(block)[0].reason
-        assert torch.equal(result, ds_diffusers.unpatch(block)(**changed))
+        check_close(result, ds_diffusers.unpatch(block)(**changed))
 
 
-# What the quick look leaves to the operator: changes of a block and of its arguments, the reason.
-OPERATOR_CASES: dict[str, tuple[Change, Callable[[torch.Tensor], torch.Tensor], str]] = {
-    "float64": (lambda block: block.double(), torch.Tensor.double, "hidden_states has dtype torch.float64"),
-    "meta": (lambda block: block.to("meta"), lambda value: value.to("meta"), "hidden_states is on meta"),
-    "some_weights": (lambda block: block.attn1.to_v.double(), torch.Tensor.float, "attn1.to_v.weight has"),
-    "arguments": (lambda block: None, torch.Tensor.half, "has dtype torch.float32, hidden_states"),
-    "some_on_meta": (lambda block: block.attn1.to_q.to("meta"), torch.Tensor.float, "is on meta"),
-    "dimensions": (lambda block: None, lambda value: value[0], "hidden_states has 2 dimensions, not 3"),
+# What the quick look leaves to the operator: changes of a block and of its arguments, the path, the reason.
+OPERATOR_CASES: dict[str, tuple[Change, Callable[[torch.Tensor], torch.Tensor], str, str]] = {
+    "float64": (
+        lambda block: block.double(),
+        torch.Tensor.double,
+        "original",
+        "hidden_states has dtype torch.float64",
+    ),
+    "meta": (
+        lambda block: block.to("meta"),
+        lambda value: value.to("meta"),
+        "original",
+        "hidden_states is on meta",
+    ),
+    "some_weights": (
+        lambda block: block.attn1.to_v.double(),
+        torch.Tensor.float,
+        "segments",
+        "attn1.to_v.weight has",
+    ),
+    "arguments": (
+        lambda block: None,
+        torch.Tensor.half,
+        "segments",
+        "has dtype torch.float32, hidden_states",
+    ),
+    "some_on_meta": (lambda block: block.attn1.to_q.to("meta"), torch.Tensor.float, "segments", "is on meta"),
+    "dimensions": (
+        lambda block: None,
+        lambda value: value[0],
+        "original",
+        "hidden_states has 2 dimensions, not 3",
+    ),
 }
 
 
@@ -349,13 +399,11 @@ def test_tensors_that_change_after_a_fused_call(name: str) -> None:
     block = ds_diffusers.patch(make_block())
     values = block_arguments(block)
     check_fused(block, values)
-    change_block, change, reason = OPERATOR_CASES[name]
+    change_block, change, path, reason = OPERATOR_CASES[name]
     change_block(block)
     with torch.no_grad(), suppress(RuntimeError, IndexError, ValueError):
         block(**{name: change(value) for name, value in values.items()})
-    report = ds_diffusers.report(block)[0]
-    assert (report.path, report.fused_calls, report.original_calls) == ("original", 1, 1)
-    assert reason in report.reason
+    check_path(block, path, reason, fused_calls=1)
 
 
 @pytest.mark.parametrize("form", sorted(BLOCKS.keys() - {"swiglu", "final_dropout"}))
@@ -449,14 +497,21 @@ def test_gradient_checkpointing() -> None:
         assert torch.equal(parameter.grad, other)
 
 
-def test_autocast() -> None:
-    block = make_block()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast(dtype: torch.dtype) -> None:
+    """The dtypes of a block in segments are those that it has as diffusers' own."""
+    block = make_block().to(dtype)
     values = block_arguments(block)
-    with torch.no_grad():
-        check_original(
-            block, values, "autocast is on for cpu", state=lambda: torch.autocast("cpu", torch.bfloat16)
-        )
+    result, expected = run_patched_and_not(block, values, autocast_without_gradients)
+    torch.testing.assert_close(result, expected, rtol=0.02, atol=0.02)
+    check_path(block, "segments", "autocast is on for cpu")
     check_fused(block, values)
+
+
+@contextmanager
+def autocast_without_gradients() -> Iterator[None]:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        yield
 
 
 def test_autocast_of_another_device() -> None:
@@ -533,7 +588,8 @@ def test_replaced_functions(owner: object, name: str) -> None:
         return original(*arguments, **named)
 
     with mock.patch.object(owner, name, replacement):
-        check_original(block, values, f"{owner.__name__}.{name} was replaced")
+        check = check_original if owner is BasicTransformerBlock else check_segments
+        check(block, values, f"{owner.__name__}.{name} was replaced")
     assert len(calls) >= 2
     check_fused(block, values)
 
@@ -543,7 +599,7 @@ def test_obstacles_come_and_go() -> None:
     values = block_arguments(block)
     check_fused(block, values)
     handle = block.attn1.register_forward_hook(lambda module, inputs, output: output * 2)
-    check_original(block, values, "attn1 has hooks")
+    check_segments(block, values, "attn1 has hooks")
     handle.remove()
     check_fused(block, values)
     check_original(
@@ -559,7 +615,7 @@ def test_ip_adapter() -> None:
     )
     values = block_arguments(block)
     values["encoder_hidden_states"] = (values["encoder_hidden_states"], [torch.randn(2, 1, 4, CONTEXT)])
-    check_original(block, values, "attn2 has processor IPAdapterAttnProcessor2_0")
+    check_segments(block, values, "attn2 has processor IPAdapterAttnProcessor2_0")
 
 
 def test_context_in_a_tuple() -> None:
@@ -580,4 +636,4 @@ def test_grounding() -> None:
     with torch.no_grad():
         block.fuser.alpha_attn.fill_(0.5)
     gligen = {"cross_attention_kwargs": {"gligen": {"objs": objects}}}
-    check_original(block, values | gligen, "cross_attention_kwargs has gligen")
+    check_segments(block, values | gligen, "cross_attention_kwargs has gligen")

@@ -31,7 +31,14 @@ def fused_blocks(unet: UNet2DConditionModel) -> int:
 
 
 def reasons(unet: UNet2DConditionModel) -> set[str]:
-    return {block.reason for block in ds_diffusers.report(unet) if block.path == "original"}
+    """Why blocks run in segments and not whole; none runs as diffusers' own."""
+    report = ds_diffusers.report(unet)
+    assert report.original == 0, report
+    return set(report.reasons("segments"))
+
+
+def check_close(result: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
 def add_lora(unet: UNet2DConditionModel, *targets: str) -> None:
@@ -47,7 +54,7 @@ def test_lora(target: str) -> None:
     assert fused_blocks(patched) == BLOCKS
     add_lora(unet, target)
     add_lora(patched, target)
-    assert torch.equal(run(patched), run(unet))
+    check_close(run(patched), run(unet))
     assert all(
         f"{target} is peft.tuners.lora.layer.Linear, not Linear" in reason for reason in reasons(patched)
     )
@@ -69,7 +76,7 @@ def test_lora_scale() -> None:
     scale = {"cross_attention_kwargs": {"scale": 0.3}}
     expected = run(unet, **scale)
     assert not torch.equal(expected, run(unet))
-    assert torch.equal(run(ds_diffusers.patch(unet), **scale), expected)
+    check_close(run(ds_diffusers.patch(unet), **scale), expected)
 
 
 def test_fused_lora() -> None:
@@ -168,7 +175,7 @@ def test_layerwise_casting() -> None:
     unet = sd15_unet()
     unet.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
     expected = run(unet)
-    assert torch.equal(run(ds_diffusers.patch(unet)), expected)
+    check_close(run(ds_diffusers.patch(unet)), expected)
     assert reasons(unet) == {
         "attn1.to_q.forward was replaced (by a hook of accelerate or diffusers, or by hand)"
     }
@@ -193,7 +200,7 @@ def test_cpu_offload() -> None:
         accelerate.cpu_offload(offloaded, execution_device=torch.device("cpu"))
         ds_diffusers.patch(offloaded)
         assert {parameter.device.type for parameter in offloaded.parameters()} == {"meta"}
-        assert torch.equal(run_unet_without_grad(offloaded, unet), expected)
+        check_close(run_unet_without_grad(offloaded, unet), expected)
         assert all("forward was replaced" in reason for reason in reasons(offloaded))
         assert ds_diffusers.report(offloaded).fused == 0
 

@@ -22,6 +22,7 @@ from helpers.unets import (
     Arguments,
     additive_mask,
     block_arguments,
+    in_double,
     make_block,
     run_unet,
     unet_arguments,
@@ -29,12 +30,6 @@ from helpers.unets import (
 from torch import nn
 
 pytestmark = pytest.mark.diffusers
-
-
-def in_double(value):
-    if isinstance(value, dict):
-        return {name: in_double(entry) for name, entry in value.items()}
-    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def check(

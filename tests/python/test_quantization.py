@@ -484,5 +484,7 @@ def test_obstacles_of_quantized_layers() -> None:
         arguments = block_arguments(block)
         with torch.no_grad():
             expected = block(**arguments)
-            assert torch.equal(ds_diffusers.patch(block)(**arguments), expected)
-        assert ds_diffusers.report(block)[0].reason == reason
+            result = ds_diffusers.patch(block)(**arguments)
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+        report = ds_diffusers.report(block)[0]
+        assert (report.path, report.reason) == ("segments", reason)

@@ -121,3 +121,12 @@ def block_arguments(block: BasicTransformerBlock, seed: int = 0, tokens: int = 1
 def additive_mask(kept: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """diffusers' mask [B, 1, T] of boolean kept [B, T]: 0 where kept, -10000 where not."""
     return (1 - kept.to(dtype)).mul(-10000.0).unsqueeze(1)
+
+
+def in_double(value: Any) -> Any:
+    """Arguments of a forward in float64, those in containers too."""
+    if isinstance(value, dict):
+        return {name: in_double(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(in_double, value))
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
