@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from .patching import named_modules_of
 
-_LEVELS = 256
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _FEED_FORWARD_LINEARS = (("ff.net.0", "proj"), ("ff.net", "2"))
 
@@ -49,18 +48,39 @@ def quantize_rows(weight: Tensor, groups_per_row: int = 1, rows_per_group: int =
     """
     _check_weight(weight)
     _check_groups(weight, groups_per_row, rows_per_group)
-    rows, columns = weight.shape
+    rows = weight.shape[0]
+    quantized, scale = quantize_groups(weight, rows * groups_per_row // rows_per_group)
+    scale = scale.repeat_interleave(rows_per_group)
+    return quantized, scale if groups_per_row == 1 else scale.view(rows, groups_per_row)
+
+
+def quantize_groups(weight: Tensor, groups: int, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """Quantises a tensor of any shape to int8 with a scale for each group: a run of its elements in row-major
+    order.
+
+    Args:
+        weight: float32, float16 or bfloat16, any strides, every element finite.
+        groups: number of groups, of equal length: a divisor of the number of elements.
+        bits: 2 to 8; scale = max |w| * 2 / 2**bits, and results are from -2**(bits - 1) to 2**(bits - 1) - 1.
+
+    Returns:
+        int8 of weight's shape, contiguous, and the scale, float32 [groups].
+
+    Raises:
+        TypeError, ValueError: as `quantize_rows`.
+    """
+    _check_weight(weight)
     if weight.numel() == 0:
-        quantized, scale = weight.to(torch.int8), torch.ones(rows * groups_per_row, device=weight.device)
-    else:
-        grouped = weight.detach().float().contiguous().view(rows * groups_per_row // rows_per_group, -1)
-        largest = grouped.abs().amax(dim=1, keepdim=True)
-        _check_finite(largest, weight)
-        scale = largest / (_LEVELS // 2)  # the same, without overflow
-        scale = torch.where(scale > 0, scale, 1.0)
-        quantized = (grouped / scale).round_().clamp_(-_LEVELS // 2, _LEVELS // 2 - 1).to(torch.int8)
-        scale = scale.flatten().repeat_interleave(rows_per_group)
-    return quantized.view(rows, columns), scale if groups_per_row == 1 else scale.view(rows, groups_per_row)
+        empty = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        return empty, torch.ones(groups, device=weight.device)
+    half = 2 ** (bits - 1)
+    grouped = weight.detach().float().contiguous().view(groups, -1)
+    largest = grouped.abs().amax(dim=1, keepdim=True)
+    _check_finite(largest, weight)
+    scale = largest / half  # the same, without overflow
+    scale = torch.where(scale > 0, scale, 1.0)
+    quantized = (grouped / scale).round_().clamp_(-half, half - 1).to(torch.int8)
+    return quantized.view(weight.shape), scale.flatten()
 
 
 def dequantize_rows(weight: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -136,17 +156,24 @@ class Int8Linear(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        weight = state_dict.get(f"{prefix}weight")
-        if weight is not None and weight.dtype != torch.int8:
-            # Copying would cut its numbers down to integers without a word.
-            error_msgs.append(
-                f"{prefix}weight has dtype {weight.dtype}, must be torch.int8: the model is quantised, load "
-                "such weights before ds_diffusers.quantize"
-            )
+        if not is_quantized_entry(state_dict, f"{prefix}weight", error_msgs):
             return
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+
+def is_quantized_entry(state_dict: dict[str, Any], key: str, error_msgs: list[str]) -> bool:
+    """Whether an int8 parameter may take what a state_dict has for it. Adds a message where it may not:
+    copying would cut the numbers down to integers without a word."""
+    weight = state_dict.get(key)
+    if weight is None or weight.dtype == torch.int8:
+        return True
+    error_msgs.append(
+        f"{key} has dtype {weight.dtype}, must be torch.int8: the model is quantised, load such weights "
+        "before it is"
+    )
+    return False
 
 
 def quantize(model: Any, groups_per_row: int = 1, rows_per_group: int = 1) -> Any:
@@ -219,13 +246,13 @@ def _check_weight(weight: Tensor) -> None:
         raise TypeError(
             f"weight is {weight.dtype}, {weight.layout}, must be float32, float16 or bfloat16, torch.strided"
         )
-    if weight.dim() != 2:
-        raise ValueError(f"weight has shape {list(weight.shape)}, must be [N, K]")
     if weight.is_meta:
         raise ValueError("weight is on meta, must have values: load it, or end its offloading")
 
 
 def _check_groups(weight: Tensor, groups_per_row: int, rows_per_group: int) -> None:
+    if weight.dim() != 2:
+        raise ValueError(f"weight has shape {list(weight.shape)}, must be [N, K]")
     rows, columns = weight.shape
     if groups_per_row < 1 or columns % groups_per_row != 0:
         raise ValueError(
@@ -243,5 +270,5 @@ def _check_finite(largest: Tensor, weight: Tensor) -> None:
     """`largest`: some values of weight that are finite only if all are."""
     if not bool(largest.isfinite().all()):
         weight = weight.detach()
-        row, column = (~weight.isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"weight[{row}, {column}] is {float(weight[row, column])}, must be finite")
+        index = (~weight.isfinite()).nonzero()[0].tolist()
+        raise ValueError(f"weight{index} is {float(weight[tuple(index)])}, must be finite")
