@@ -58,6 +58,7 @@ def _with_parents(classes: list[tuple[str, tuple[type, ...]]]) -> tuple[tuple[st
 
 
 ONE_ATTENTION = _with_parents(_FIRST + _LAST)
+_PARTS_OF_ATTENTION = {name: _with_parents(_attention_classes(name)[1:]) for name in ("attn1", "attn2")}
 TWO_ATTENTIONS = _with_parents(_FIRST + _SECOND + _LAST)
 
 # (argument of block_forward without "_weight" or "_bias", path of the module that owns the tensor)
@@ -109,7 +110,8 @@ def block_modules(block: nn.Module) -> tuple[str | None, Modules]:
     """The obstacle in the block's modules and settings, and the modules by their path, complete without
     one."""
     modules: Modules = {"": block}
-    reason = _own_obstacle(block) or _replaced_function() or _collect(block, modules)
+    table = ONE_ATTENTION if block._modules.get("attn2") is None else TWO_ATTENTIONS
+    reason = _own_obstacle(block) or _replaced_function() or _collect(modules, table)
     return reason or _settings_obstacle(modules) or _ownership_obstacle(modules), modules
 
 
@@ -119,8 +121,7 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     return (
         type(module) is kind
         and kind.forward is _FORWARDS[kind]
-        and not _has_hooks(module)
-        and not _has_own_forward(module)
+        and not has_hooks_or_own_forward(module)
     )
 
 
@@ -131,9 +132,32 @@ def forward_obstacle() -> str | None:
     return _global_hook()
 
 
+def attention_parameters(name: str, attention: nn.Module) -> tuple[str | None, dict[str, Tensor]]:
+    """The obstacle in a single attention module to being a part of block_forward, and its tensors by the names
+    of block_forward's arguments, complete without one. `name`: "attn1" or "attn2"."""
+    modules: Modules = {}
+    reason = (
+        _replaced_function()
+        or _add(modules, name, attention, (Attention,))
+        or _collect(modules, _PARTS_OF_ATTENTION[name])
+        or _attention_obstacle(name, attention)
+        or _ownership_obstacle(modules)
+        or _dropout_obstacle(modules)
+    )
+    return reason, _own_parameters(modules) if reason is None else {}
+
+
 def block_parameters(modules: Modules) -> dict[str, Tensor]:
     """The tensors of a block without obstacle by the names of block_forward's arguments; absent ones left
     out."""
+    tensors = _own_parameters(modules)
+    for path, _, scale_argument in QUANTIZED_ARGUMENTS:
+        if type(modules[path]) is Int8Linear:
+            tensors[scale_argument] = modules[path]._parameters["scale"]
+    return tensors
+
+
+def _own_parameters(modules: Modules) -> dict[str, Tensor]:
     tensors = {}
     for path, weight_argument, bias_argument in PARAMETER_ARGUMENTS:
         if path in modules:
@@ -142,9 +166,6 @@ def block_parameters(modules: Modules) -> dict[str, Tensor]:
                 tensors[weight_argument] = parameters["weight"]
             if parameters["bias"] is not None:
                 tensors[bias_argument] = parameters["bias"]
-    for path, _, scale_argument in QUANTIZED_ARGUMENTS:
-        if type(modules[path]) is Int8Linear:
-            tensors[scale_argument] = modules[path]._parameters["scale"]
     return tensors
 
 
@@ -152,6 +173,11 @@ def parameter_path(argument: str) -> str:
     """The parameter's name in the block's state_dict: "attn1.to_q.weight" for "attn1_q_weight"."""
     name, _, kind = argument.rpartition("_")
     return f"{dict(_PARAMETERS)[name]}.{kind}"
+
+
+def has_hooks_or_own_forward(module: nn.Module) -> bool:
+    """Whether calling the module does anything but its class's forward."""
+    return _has_hooks(module) or _has_own_forward(module)
 
 
 def class_name(value: object) -> str:
@@ -192,20 +218,25 @@ def _global_hook() -> str | None:
     return None
 
 
-def _collect(block: nn.Module, modules: Modules) -> str | None:
-    """Adds the block's modules by their path; stops at one that isn't exactly what it should be."""
-    table = ONE_ATTENTION if block._modules.get("attn2") is None else TWO_ATTENTIONS
+def _collect(modules: Modules, table: tuple[tuple[str, str, str, tuple], ...]) -> str | None:
+    """Adds the modules of the table by their path; stops at one that isn't exactly what it should be."""
     for path, parent, name, classes in table:
-        module = modules[parent]._modules.get(name)
-        if type(module) not in classes:
-            return f"{path} is {class_name(module)}, not {_names(classes)}"
-        if module is None:
-            continue
-        if _has_hooks(module):
-            return f"{path} has hooks"
-        if _has_own_forward(module):
-            return f"{path}.forward was replaced (by a hook of accelerate or diffusers, or by hand)"
-        modules[path] = module
+        reason = _add(modules, path, modules[parent]._modules.get(name), classes)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _add(modules: Modules, path: str, module: nn.Module | None, classes: tuple) -> str | None:
+    if type(module) not in classes:
+        return f"{path} is {class_name(module)}, not {_names(classes)}"
+    if module is None:
+        return None
+    if _has_hooks(module):
+        return f"{path} has hooks"
+    if _has_own_forward(module):
+        return f"{path}.forward was replaced (by a hook of accelerate or diffusers, or by hand)"
+    modules[path] = module
     return None
 
 
