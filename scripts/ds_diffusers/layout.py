@@ -26,6 +26,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 # Arguments of block_forward that, one behind the other in memory, are one matrix or vector.
 GROUPS = tuple(
@@ -53,7 +54,9 @@ class Layout:
 
     def __init__(self) -> None:
         self._settled: list[int] | None = None  # addresses of weights that are to stay where they are
-        self._windows: set[int] = set()  # addresses of the weights that were placed
+        # By the storage's number. A weak reference keeps the number, and not an address, from being given to
+        # another storage.
+        self._windows: dict[int, StorageWeakRef] = {}
         self._placements = 0
         self._users = 0
         self._captured = False
@@ -146,7 +149,7 @@ class Layout:
         return storage.resizable() or self._is_window(parameter)
 
     def _is_window(self, parameter: nn.Parameter) -> bool:
-        return parameter.layout == torch.strided and parameter.data_ptr() in self._windows
+        return parameter.layout == torch.strided and parameter.untyped_storage()._cdata in self._windows
 
     def _place_together(self, group: Sequence[nn.Parameter]) -> None:
         try:
@@ -162,7 +165,12 @@ class Layout:
             windows.append(_allocate(0, parameter).set_(storage, 0, parameter.shape, parameter.stride()))
             start = end
         _move(group, windows)
-        self._windows.update(window.data_ptr() for window in windows)
+        self._windows = {number: window for number, window in self._windows.items() if not window.expired()}
+        self._windows |= {window.cdata: window for window in map(_weak_reference, windows)}
+
+
+def _weak_reference(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())
 
 
 def _addresses(arguments: Mapping[str, Tensor]) -> list[int]:

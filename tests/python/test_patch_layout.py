@@ -2,6 +2,7 @@
 
 # labels: torch diffusers gpu
 import copy
+import ctypes
 import io
 import pickle
 import threading
@@ -623,6 +624,18 @@ def test_nothing_leaks(device: torch.device) -> None:
     grown = growth(cycle, 400, device)
     assert grown.get("cuda", 0) == 0
     assert grown.get("heap", 0) < 20_000
+
+
+def test_unpatch_knows_its_own_memory() -> None:
+    """Also from another tensor's that begins at the same address."""
+    block = patched_block()
+    weight = block.attn1.to_q.weight
+    placed_memory = weight.data
+    buffer = (ctypes.c_char * weight.nbytes).from_address(weight.data_ptr())
+    weight.data = torch.frombuffer(buffer, dtype=weight.dtype).view_as(weight)
+    ds_diffusers.unpatch(block)
+    assert weight.data_ptr() == placed_memory.data_ptr()
+    assert block.attn1.to_k.weight.data_ptr() != weight.data_ptr() + weight.nbytes
 
 
 def test_unpatch_below_lora() -> None:
