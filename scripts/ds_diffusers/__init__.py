@@ -11,7 +11,7 @@ documented functions; `ds_diffusers.quantization` has the int8 layer; `ds_diffus
 for programs without Python. Importing the package loads no library and does not import diffusers.
 """
 
-from . import export, ops, quantization
+from . import deepspeed, export, ops, quantization
 from .library import load
 from .patching import patch, unpatch
 from .quantization import dequantize, quantize
@@ -23,6 +23,7 @@ __all__ = [
     "BlockReport",
     "Report",
     "__version__",
+    "deepspeed",
     "dequantize",
     "export",
     "load",

@@ -50,6 +50,10 @@ def test_example_runs(number: int, without_network_or_gpu: None, capsys: pytest.
     if "sample" in variables:
         expected = variables["unet"](**variables["inputs"]).sample
         torch.testing.assert_close(variables["sample"], expected)
+    if "drawing" in variables:
+        assert variables["drawing"].size == (64, 64)
+        kinds = [type(module).__name__ for module in variables["pipeline"].unet.modules()]
+        assert "DeepSpeedDiffusersTransformerBlock" in kinds and "BasicTransformerBlock" not in kinds
     if "normalised" in variables:
         expected = torch.nn.functional.layer_norm(variables["hidden_states"], (320,))
         torch.testing.assert_close(variables["normalised"], expected)
