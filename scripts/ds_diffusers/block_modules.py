@@ -118,11 +118,7 @@ def block_modules(block: nn.Module) -> tuple[str | None, Modules]:
 def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     """Whether calling `module` does what `kind`, one of the classes above with a forward, does as PyTorch or
     diffusers wrote it, and nothing else."""
-    return (
-        type(module) is kind
-        and kind.forward is _FORWARDS[kind]
-        and not has_hooks_or_own_forward(module)
-    )
+    return type(module) is kind and kind.forward is _FORWARDS[kind] and not has_hooks_or_own_forward(module)
 
 
 def forward_obstacle() -> str | None:
