@@ -90,8 +90,13 @@ def dequantize_rows(weight: Tensor, scale: Tensor, dtype: torch.dtype = torch.fl
         weight: [N, K], int8.
         scale: [N], or [N, G] where G divides K, float32: as `quantize_rows` returns them.
 
+        dtype: of the result, a floating-point one.
+
     Returns:
-        [N, K], contiguous.
+        [N, K], contiguous, on weight's device.
+
+    Raises:
+        RuntimeError: where weight and scale do not fit each other.
     """
     rows, columns = weight.shape
     groups = 1 if scale.dim() == 1 else scale.shape[1]
@@ -108,7 +113,7 @@ class Int8Linear(nn.Module):
     """
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: nn.Parameter | None = None) -> None:
-        """Takes what `quantize_rows` returned, and the bias [out_features]."""
+        """weight, scale: what `quantize_rows` returned. bias: [out_features]; None: none."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(weight, requires_grad=False)
@@ -129,9 +134,11 @@ class Int8Linear(nn.Module):
         return made.train(self.training)
 
     def forward(self, input: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features], in the input's dtype. Gradients reach input and bias."""
         return F.linear(input, dequantize_rows(self.weight, self.scale, input.dtype), self.bias)
 
     def extra_repr(self) -> str:
+        """What printing the layer shows in brackets."""
         groups = 1 if self.scale.dim() == 1 else self.scale.shape[1]
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
@@ -164,8 +171,8 @@ class Int8Linear(nn.Module):
 
 
 def is_quantized_entry(state_dict: dict[str, Any], key: str, error_msgs: list[str]) -> bool:
-    """Whether an int8 parameter may take what a state_dict has for it. Adds a message where it may not:
-    copying would cut the numbers down to integers without a word."""
+    """Whether an int8 parameter may take what state_dict has under its key. Adds to error_msgs, which
+    torch.nn.Module raises, where it may not: copying would cut the numbers down to integers without a word."""
     weight = state_dict.get(key)
     if weight is None or weight.dtype == torch.int8:
         return True
@@ -181,8 +188,10 @@ def quantize(model: Any, groups_per_row: int = 1, rows_per_group: int = 1) -> An
     place, and returns it.
 
     Each `ff.net.0.proj` and `ff.net.2` becomes an `Int8Linear`, in patched blocks and others; those that are
-    one already stay. The blocks' other weights and all biases are left alone. See `quantize_rows` for the
-    groups.
+    one already stay. The blocks' other weights and all biases are left alone.
+
+    model: in float32, float16 or bfloat16. groups_per_row, rows_per_group: number of groups that each row of a
+    weight is cut into, and number of rows that share a scale, as for `quantize_rows`.
 
     Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline, and for a layer that is not a
     plain torch.nn.Linear (LoRA: fuse or unload it first); ValueError as `quantize_rows` for a weight, or
@@ -206,7 +215,8 @@ def quantize(model: Any, groups_per_row: int = 1, rows_per_group: int = 1) -> An
 def dequantize(model: Any, dtype: torch.dtype) -> Any:
     """Turns each Int8Linear of a model or pipeline into a torch.nn.Linear again, in place, and returns it.
 
-    The weights, in `dtype`, are what the int8 weights stand for: what rounding lost is not brought back.
+    The weights, in `dtype`, are what the model's int8 weights stand for: what rounding lost is not brought
+    back.
     Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline.
     """
     for _, parent in list(named_modules_of(model)):

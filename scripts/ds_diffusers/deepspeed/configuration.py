@@ -59,9 +59,10 @@ class DeepSpeedInferenceConfig:
     the number of attentions made up to and with the one that gets this configuration. mp_size: must be 1, the
     model is not split.
 
-    All other fields of DeepSpeed's configuration are attributes with the values given, or its defaults, and
-    change nothing: an attention of a diffusers model has no causal mask, no rotary embedding and no cache.
-    Raises TypeError for a field that DeepSpeed's configuration does not have.
+    All other fields of DeepSpeed's configuration (intermediate_size, num_hidden_layers, layer_norm_eps,
+    local_rank and the keywords in without_effect, such as max_out_tokens) are attributes with the values given,
+    or its defaults, and change nothing: an attention of a diffusers model has no causal mask, no rotary
+    embedding and no cache. Raises TypeError for a field that DeepSpeed's configuration does not have.
     """
 
     def __init__(
