@@ -31,16 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def bench(arguments: Sequence[str]) -> int:
+    """Measures; see its --help. Returns the exit code."""
     return bench_package().main(arguments)
 
 
 def demo(arguments: Sequence[str]) -> int:
+    """Compares a model as diffusers runs it with the patched one; see its --help. Returns the exit code."""
     from .demo import main as demo_main
 
     return demo_main(arguments)
 
 
 def info(arguments: Sequence[str]) -> int:
+    """Prints versions, libraries and devices. Returns the exit code."""
     from .information import main as info_main
 
     return info_main(arguments)

@@ -129,8 +129,8 @@ def forward_obstacle() -> str | None:
 
 
 def attention_parameters(name: str, attention: nn.Module) -> tuple[str | None, dict[str, Tensor]]:
-    """The obstacle in a single attention module to being a part of block_forward, and its tensors by the names
-    of block_forward's arguments, complete without one. `name`: "attn1" or "attn2"."""
+    """The obstacle in a single attention module to being a part of block_forward, and its tensors by the
+    names of block_forward's arguments, complete without one. `name`: "attn1" or "attn2"."""
     modules: Modules = {}
     reason = (
         _replaced_function()

@@ -17,6 +17,7 @@ class Parser(argparse.ArgumentParser):
     """Raises UserError instead of ending the process."""
 
     def error(self, message: str) -> None:
+        """Called by argparse for a wrong argument."""
         raise UserError(message)
 
 

@@ -172,7 +172,8 @@ class Int8Linear(nn.Module):
 
 def is_quantized_entry(state_dict: dict[str, Any], key: str, error_msgs: list[str]) -> bool:
     """Whether an int8 parameter may take what state_dict has under its key. Adds to error_msgs, which
-    torch.nn.Module raises, where it may not: copying would cut the numbers down to integers without a word."""
+    torch.nn.Module raises, where it may not: copying would cut the numbers down to integers without a
+    word."""
     weight = state_dict.get(key)
     if weight is None or weight.dtype == torch.int8:
         return True
@@ -190,8 +191,8 @@ def quantize(model: Any, groups_per_row: int = 1, rows_per_group: int = 1) -> An
     Each `ff.net.0.proj` and `ff.net.2` becomes an `Int8Linear`, in patched blocks and others; those that are
     one already stay. The blocks' other weights and all biases are left alone.
 
-    model: in float32, float16 or bfloat16. groups_per_row, rows_per_group: number of groups that each row of a
-    weight is cut into, and number of rows that share a scale, as for `quantize_rows`.
+    model: in float32, float16 or bfloat16. groups_per_row, rows_per_group: number of groups that each row of
+    a weight is cut into, and number of rows that share a scale, as for `quantize_rows`.
 
     Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline, and for a layer that is not a
     plain torch.nn.Linear (LoRA: fuse or unload it first); ValueError as `quantize_rows` for a weight, or

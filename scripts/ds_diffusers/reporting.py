@@ -19,7 +19,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class BlockReport:
-    """One block.
+    """One block, by its name in the model.
 
     `path`: "block_forward", the whole block as one operator; "segments", its attentions and whatever is not
     a plain layer called as modules and the rest fused; or "original", diffusers' own code. `reason`: why not

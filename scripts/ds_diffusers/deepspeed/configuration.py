@@ -60,9 +60,9 @@ class DeepSpeedInferenceConfig:
     model is not split.
 
     All other fields of DeepSpeed's configuration (intermediate_size, num_hidden_layers, layer_norm_eps,
-    local_rank and the keywords in without_effect, such as max_out_tokens) are attributes with the values given,
-    or its defaults, and change nothing: an attention of a diffusers model has no causal mask, no rotary
-    embedding and no cache. Raises TypeError for a field that DeepSpeed's configuration does not have.
+    local_rank and the keywords in without_effect, such as max_out_tokens) are attributes with the values
+    given, or its defaults, and change nothing: an attention of a diffusers model has no causal mask, no
+    rotary embedding and no cache. Raises TypeError for a field that DeepSpeed's configuration does not have.
     """
 
     def __init__(

@@ -1,3 +1,5 @@
+"""python -m ds_diffusers.demo"""
+
 import sys
 
 from . import main

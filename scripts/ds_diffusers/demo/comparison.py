@@ -37,10 +37,12 @@ class Comparison:
 
     @property
     def difference(self) -> Difference:
+        """Of the final latents."""
         return difference(self.plain, self.patched)
 
     @property
     def finite(self) -> bool:
+        """Whether all latents are."""
         return bool(torch.isfinite(self.plain).all() and torch.isfinite(self.patched).all())
 
     def speed(self) -> str:
@@ -58,4 +60,5 @@ def reference_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """As --dtype has it: "float16"."""
     return str(dtype).removeprefix("torch.")

@@ -45,6 +45,7 @@ class ImageRun:
         self.step_seconds: list[float] = []
 
     def make(self, steps: int) -> Image.Image:
+        """The image after `steps` steps. Notes its latents, and the seconds of each step but the first."""
         settings, optional = self.settings, {}
         if settings.guidance_scale is not None:
             optional["guidance_scale"] = settings.guidance_scale
@@ -98,6 +99,7 @@ def latents_in(run: ImageRun, dtype: torch.dtype) -> Tensor:
 
 
 def write_images(folder: Path, plain: Image.Image, patched: Image.Image) -> None:
+    """plain.png, patched.png, and side_by_side.png, which has both next to each other."""
     both = Image.new("RGB", (plain.width + patched.width, plain.height))
     both.paste(plain, (0, 0))
     both.paste(patched, (plain.width, 0))
