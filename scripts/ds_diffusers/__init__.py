@@ -1,10 +1,10 @@
-"""DeepSpeed's diffusers operators for PyTorch, and a patch that makes diffusers' UNets use them.
+"""DeepSpeed's diffusers operators for PyTorch, and a patch that makes diffusers' models use them.
 
     import ds_diffusers
-    ds_diffusers.patch(pipeline.unet)           # the transformer blocks run as one operator each
-    print(ds_diffusers.report(pipeline.unet))   # which blocks do, and why any does not
-    ds_diffusers.quantize(pipeline.unet)        # int8 weights for the feed-forward of the blocks
-    ds_diffusers.unpatch(pipeline.unet)
+    ds_diffusers.patch(pipeline)           # the transformer blocks run as one operator each
+    print(ds_diffusers.report(pipeline))   # which blocks do, and why any does not
+    ds_diffusers.quantize(pipeline.unet)   # int8 weights for the feed-forward of the blocks
+    ds_diffusers.unpatch(pipeline)
 
 `ds_diffusers.load()` alone gives `torch.ops.ds_diffusers.*`; `ds_diffusers.ops` has the same operators as
 documented functions; `ds_diffusers.quantization` has the int8 layer; `ds_diffusers.export` writes TorchScript

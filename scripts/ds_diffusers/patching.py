@@ -1,7 +1,8 @@
-"""Gives diffusers' transformer blocks the class that runs them as one operator, and takes it away again."""
+"""Gives diffusers' transformer blocks the class that runs them fused, and takes it away again."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,16 +12,19 @@ from torch import nn
 
 from .library import load
 
+_logger = logging.getLogger(__package__)
+
 
 def patch(model: Any) -> Any:
-    """Makes the BasicTransformerBlocks of a diffusers model or pipeline run as `block_forward`, and returns
-    it.
+    """Makes the BasicTransformerBlocks of a diffusers model or pipeline run fused, and returns it.
 
-    A patched block decides at each call: where its modules and the call's arguments allow, it runs fused,
-    otherwise as diffusers' own code (`report` says why). Parameters, submodules, names and state_dict stay as
-    they are; the blocks' __class__ changes, to a subclass of the same name. Blocks of any other subclass are
-    left alone, and patching twice does nothing more. Gradients need the original path: run inference,
-    torch.export and torch.jit.trace under torch.no_grad() or torch.inference_mode().
+    Of a pipeline all components are patched, also such as are in a list (several ControlNets). A patched
+    block decides at each call: where its modules and the call's arguments allow, it runs as one
+    `block_forward`, else in segments around called modules, else as diffusers' own code (`report` says why).
+    Parameters, submodules, names and state_dict stay as they are; the blocks' __class__ changes, to a
+    subclass of the same name. Blocks of any other subclass are left alone, and patching twice does nothing
+    more. Gradients need the original path: run inference, torch.export and torch.jit.trace under
+    torch.no_grad() or torch.inference_mode().
 
     The values of the attentions' q, k and v weights move to memory where they follow each other, now and
     after the model was moved (see `ds_diffusers.layout`). So patch a model when it is on its device, before
@@ -28,7 +32,7 @@ def patch(model: Any) -> Any:
 
     Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline, RuntimeError where the
     library cannot be loaded (see `load`) or this diffusers release is not known. Warns where there is no
-    block to patch.
+    block to patch. The logger "ds_diffusers" tells at level INFO how many blocks will run how.
     """
     roots = _modules_of(model)
     load()
@@ -44,6 +48,10 @@ def patch(model: Any) -> Any:
         warnings.warn(
             f"ds_diffusers.patch: {type(model).__name__} has no BasicTransformerBlock", stacklevel=2
         )
+    elif _logger.isEnabledFor(logging.INFO):
+        from .reporting import report
+
+        _logger.info("patched %s: %s", type(model).__name__, report(model).summary())
     return model
 
 
@@ -84,7 +92,17 @@ def _modules_of(model: Any) -> dict[str, nn.Module]:
         return {"": model}
     components = getattr(model, "components", None)
     if isinstance(components, dict):
-        return {name: value for name, value in components.items() if isinstance(value, nn.Module)}
+        return {name: root for name, value in components.items() for name, root in _component(name, value)}
     raise TypeError(
         f"model is of type {type(model).__name__}, must be a torch.nn.Module or a diffusers pipeline"
     )
+
+
+def _component(name: str, value: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a pipeline's component: itself, or those in a list."""
+    if isinstance(value, nn.Module):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for index, part in enumerate(value):
+            if isinstance(part, nn.Module):
+                yield f"{name}.{index}", part

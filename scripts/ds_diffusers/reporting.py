@@ -59,6 +59,13 @@ class Report(list[BlockReport]):
         """Why the blocks of this path take no wider one, and how many each time."""
         return Counter(block.reason for block in self if block.path == path)
 
+    def summary(self) -> str:
+        """How many blocks take which path, in one line."""
+        return (
+            f"{len(self)} blocks: {self.fused} as {FUSED}, {self.segmented} in segments, "
+            f"{self.original} as diffusers' own"
+        )
+
     def __str__(self) -> str:
         lines = [f"{self.fused} of {len(self)} blocks run as {FUSED}"]
         for path, words in ((SEGMENTS, "in segments"), (ORIGINAL, "as diffusers' own")):

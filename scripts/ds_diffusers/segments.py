@@ -1,9 +1,9 @@
 """diffusers' BasicTransformerBlock as a sequence of called modules with fused segments between them.
 
-The way of a block that cannot run as one operator: its attention modules are called, whatever they have become
-(LoRA, another processor, IP-Adapter, quantised or offloaded layers), and so is every other module that is not
-a plain one. The rest runs as operators: norms, with the residual sum before them where one of the two follows
-the other; the gated feed-forward; its last bias with the residual sum. The sequence is that of
+The way of a block that cannot run as one operator: its attention modules are called, whatever they have
+become (LoRA, another processor, IP-Adapter, quantised or offloaded layers), and so is every other module that
+is not a plain one. The rest runs as operators: norms, with the residual sum before them where one of the two
+follows the other; the gated feed-forward; its last bias with the residual sum. The sequence is that of
 BasicTransformerBlock.forward in diffusers 0.35 to 0.42, which all have the same.
 
 The bias of an attention's output stays in its linear layer, whose matrix product adds it at no cost.
@@ -75,8 +75,9 @@ def find_segments(
     obstacle = _own_obstacle(block)
     if obstacle is not None:
         return obstacle, Segments()
+    norms = (block._modules.get(name) for name in ("norm1", "norm2", "norm3"))
     segments = Segments(
-        *(_norm_fits(block._modules.get(name), dtype, device, autocast) for name in ("norm1", "norm2", "norm3")),
+        *(_norm_fits(norm, dtype, device, autocast) for norm in norms),
         *_feed_forward_segments(block.ff, dtype, device, autocast),
     )
     return (None if any(segments) else "no part of it is made of plain layers"), segments
@@ -84,7 +85,7 @@ def find_segments(
 
 def _own_obstacle(block: nn.Module) -> str | None:
     if block.norm_type not in NORM_TYPES:
-        return f"norm_type is {block.norm_type}, not one of {', '.join(NORM_TYPES)}"
+        return f"norm_type is {block.norm_type}, which is left alone"
     return forward_obstacle()
 
 

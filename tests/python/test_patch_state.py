@@ -3,6 +3,7 @@
 # labels: torch diffusers
 import copy
 import io
+import logging
 import pickle
 import subprocess
 import sys
@@ -197,13 +198,20 @@ def test_a_subclass_made_of_a_patched_block_works() -> None:
 def test_pipelines() -> None:
     class Pipeline:
         def __init__(self) -> None:
-            self.components = {"unet": sd15_unet(), "scheduler": object(), "safety_checker": None}
+            self.components = {
+                "unet": sd15_unet(),
+                "controlnet": [nn.ModuleList([make_block()]), make_block()],
+                "scheduler": object(),
+                "safety_checker": None,
+                "image_size": (8, 8),
+            }
 
     pipeline = Pipeline()
     assert ds_diffusers.patch(pipeline) is pipeline
     report = ds_diffusers.report(pipeline)
-    assert report.fused == len(report) == 7
-    assert all(entry.name.startswith("unet.") for entry in report)
+    assert report.fused == len(report) == 9
+    assert all(entry.name.startswith("unet.") for entry in report[:7])
+    assert [entry.name for entry in report[7:]] == ["controlnet.0.0", "controlnet.1"]
     ds_diffusers.unpatch(pipeline)
     assert ds_diffusers.report(pipeline).fused == 0
 
@@ -262,6 +270,28 @@ def test_report_before_and_after_calls() -> None:
     assert "a gradient may be needed" in str(report)
     run(unet)
     assert str(ds_diffusers.report(unet)) == "7 of 7 blocks run as block_forward"
+
+
+def test_blocks_of_other_classes_are_reported() -> None:
+    from diffusers.models.attention import TemporalBasicTransformerBlock
+
+    model = nn.ModuleList([make_block(), TemporalBasicTransformerBlock(32, 32, 4, 8, cross_attention_dim=24)])
+    report = ds_diffusers.report(ds_diffusers.patch(model))
+    assert [entry.path for entry in report] == ["block_forward", "original"]
+    assert report[1].reason == "its class is diffusers.models.attention.TemporalBasicTransformerBlock"
+
+
+def test_patch_logs_a_summary(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.ModuleList([make_block(), make_block(activation_fn="gelu")])
+    ds_diffusers.patch(model)
+    assert not caplog.records
+    with caplog.at_level(logging.INFO, logger="ds_diffusers"):
+        ds_diffusers.patch(model)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("ds_diffusers", "INFO")
+    assert record.getMessage() == (
+        "patched ModuleList: 2 blocks: 1 as block_forward, 1 in segments, 0 as diffusers' own"
+    )
 
 
 def test_report_as_a_table() -> None:
