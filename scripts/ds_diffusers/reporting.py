@@ -94,7 +94,7 @@ def report(model: Any) -> Report:
 
     Judged by the state of its modules now, without a call; what only a call shows (gradients, arguments,
     dtypes) is taken from the block's last eager call. Beside the BasicTransformerBlocks it lists modules of
-    other classes that are transformer blocks by their name, which are never patched.
+    other classes of diffusers that are transformer blocks by their name, which are never patched.
     """
     load()
     from .blocks import OriginalBlock
@@ -102,8 +102,12 @@ def report(model: Any) -> Report:
     return Report(
         _block_report(name, module)
         for name, module in named_modules_of(model)
-        if isinstance(module, OriginalBlock) or "TransformerBlock" in type(module).__name__
+        if isinstance(module, OriginalBlock) or _is_other_block(type(module))
     )
+
+
+def _is_other_block(kind: type) -> bool:
+    return kind.__module__.startswith("diffusers.") and "TransformerBlock" in kind.__name__
 
 
 def _block_report(name: str, block: nn.Module) -> BlockReport:
