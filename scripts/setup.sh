@@ -60,6 +60,7 @@ missing_system_packages() {
   if [ $tests = yes ]; then
     command -v git >/dev/null || echo git
     [ -e /usr/include/gtest/gtest.h ] || [ -e /usr/local/include/gtest/gtest.h ] || echo libgtest-dev
+    [ -e /usr/include/cjson/cJSON.h ] || [ -e /usr/local/include/cjson/cJSON.h ] || echo libcjson-dev
   fi
 }
 

@@ -1,0 +1,75 @@
+"""AOTInductor: a model compiled to a library, for programs without Python."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .functions import Inputs, existing_folder
+from .programs import Dynamic, program
+from .shims import c_shims
+
+
+def aotinductor(
+    unet: nn.Module,
+    path: str | os.PathLike[str],
+    example_inputs: Inputs,
+    *,
+    dynamic: Dynamic = True,
+    other_inputs: Sequence[Inputs] = (),
+    inductor_configs: Mapping[str, Any] | None = None,
+) -> Path:
+    """Compiles a diffusers UNet in evaluation mode with AOTInductor for its device, cpu or cuda, and writes
+    the package, which takes its inputs by name or in the order of `example_inputs`.
+
+    Python reads it with torch._inductor.aoti_load_package, C++ with AOTIModelPackageLoader, C opens the
+    library that `unpack` extracts. The compiled code reaches the plugin's operators through LibTorch's C ABI
+    (see `shims`), so that no proxy executor is needed for them. It fits processors with the instruction set of
+    this one, and GPUs of this one's compute capability.
+
+    Args:
+        unet, example_inputs, dynamic, other_inputs: as for `program`, which is what is compiled, and
+            checked.
+        path: file to write, "….pt2".
+        inductor_configs: settings of torch._inductor.config for the compilation.
+
+    Returns:
+        The path of the package.
+
+    Raises:
+        ValueError: as `program`, and for a path that does not end in .pt2.
+        RuntimeError: as `program`; or there is no C++ compiler, or it fails.
+    """
+    package = Path(existing_folder(path))
+    if package.suffix != ".pt2":
+        raise ValueError(f"path is {package}, must end in .pt2")
+    made = program(unet, example_inputs, dynamic=dynamic, other_inputs=other_inputs)
+
+    import torch._inductor.config
+
+    settings = {"aot_inductor.custom_ops_to_c_shims": c_shims()} | dict(inductor_configs or {})
+    with torch._inductor.config.patch(settings), torch.no_grad():
+        return Path(torch._inductor.aoti_compile_and_package(made, package_path=str(package)))
+
+
+def unpack(package: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
+    """Extracts a package, as `unzip` does, into a folder, which is made, and returns the path of the compiled
+    library in it: what a C program opens. The library's other files lie beside it.
+
+    Raises ValueError for a file that is no such package.
+    """
+    try:
+        with zipfile.ZipFile(package) as archive:
+            libraries = [name for name in archive.namelist() if name.endswith(".so")]
+            if len(libraries) != 1:
+                raise ValueError(f"{os.fspath(package)} holds {len(libraries)} libraries, must hold one")
+            archive.extractall(folder)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{os.fspath(package)} is no package of AOTInductor: {error}") from error
+    return Path(folder) / libraries[0]
