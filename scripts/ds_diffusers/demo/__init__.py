@@ -5,8 +5,9 @@ python -m ds_diffusers.demo --help
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+
+from ..command_line import missing_package
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,9 +16,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from .command import run
     except ModuleNotFoundError as error:
-        print(
-            f"error: the demo needs the package {error.name}: pip install 'ds_diffusers[diffusers]'",
-            file=sys.stderr,
-        )
-        return 2
+        return missing_package("the demo", error)
     return run(arguments)
