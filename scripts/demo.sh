@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets this machine up, builds and installs ds_diffusers into .venv, and runs the main job: a denoising loop
-# of Stable Diffusion as diffusers runs it and patched.
+# Sets this machine up, builds and installs ds_diffusers into .venv, and runs the main job: drawings of a small
+# text-to-image model, and a denoising loop of Stable Diffusion, as diffusers runs them and patched.
 #
 #   scripts/demo.sh [--cpu] [the options of python -m ds_diffusers.demo: --help lists them]
 #

@@ -13,20 +13,49 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from diffusers import UNet2DConditionModel
-from ds_diffusers.architectures import ARCHITECTURES
 from ds_diffusers.demo import main
+from ds_diffusers.architectures import ARCHITECTURES
 from ds_diffusers.demo.comparison import difference
-from helpers.architectures import make_architectures_small
 from helpers.pipelines import write_pipeline
 from PIL import Image
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.diffusers
 
+# The drawing has a file of its own: test_demo_drawing.py.
+WITHOUT_DRAWING = ["--drawing", "no"]
+
+SMALL = {
+    "sample_size": 8,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "attention_head_dim": 8,
+}
+SMALL_SD = SMALL | {
+    "cross_attention_dim": 32,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
+SMALL_SDXL = SMALL | {
+    "cross_attention_dim": 48,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
+    "attention_head_dim": (4, 8),
+    "addition_time_embed_dim": 16,
+    "projection_class_embeddings_input_dim": 6 * 16 + 24,
+}
+
 
 @pytest.fixture
 def small_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_architectures_small(monkeypatch)
+    """The same architectures with fewer and narrower layers."""
+    for name, architecture in ARCHITECTURES.items():
+        small = SMALL_SDXL if name == "sdxl" else SMALL_SD
+        monkeypatch.setitem(architecture.unet, "sample_size", 8)
+        for key, value in small.items():
+            monkeypatch.setitem(architecture.unet, key, value)
 
 
 def parameters_of(name: str) -> int:
@@ -53,7 +82,7 @@ def test_random_weights(
     exported = tmp_path / "unet.pt"
     arguments = ["--architecture", architecture, "--device", str(device), "--size", "64", "--steps", "3"]
     arguments += ["--dtype", "float32", "--export", str(exported), "--output", str(tmp_path)]
-    assert main(arguments) == 0
+    assert main([*arguments, *WITHOUT_DRAWING]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^blocks +(\d+) of \1 blocks run as block_forward$", printed, flags=re.MULTILINE)
     assert re.search(
@@ -86,7 +115,7 @@ def test_seed_decides_the_result(small_architectures: None, tmp_path: Path) -> N
             "--output",
             str(folder),
         ]
-        assert main(arguments) == 0
+        assert main([*arguments, *WITHOUT_DRAWING]) == 0
         results.append(load_file(folder / "latents.safetensors")["plain"])
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
@@ -135,7 +164,8 @@ def test_pipeline_without_guidance(
 
 
 def test_random_weights_without_guidance(small_architectures: None) -> None:
-    assert main(["--device", "cpu", "--size", "64", "--steps", "1", "--guidance-scale", "0"]) == 0
+    arguments = ["--device", "cpu", "--size", "64", "--steps", "1", "--guidance-scale", "0"]
+    assert main([*arguments, *WITHOUT_DRAWING]) == 0
 
 
 def test_too_little_memory_is_said(
@@ -145,7 +175,7 @@ def test_too_little_memory_is_said(
         torch.empty(2**60, dtype=torch.uint8)
 
     monkeypatch.setattr("ds_diffusers.demo.command.compare", exhaust)
-    assert main(["--device", "cpu", "--size", "64"]) == 2
+    assert main(["--device", "cpu", "--size", "64", *WITHOUT_DRAWING]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "error: this machine has too little free memory; use a smaller --size or --dtype bfloat16"
 
@@ -156,7 +186,7 @@ def test_other_errors_are_not_hidden(small_architectures: None, monkeypatch: pyt
 
     monkeypatch.setattr("ds_diffusers.demo.command.compare", fail)
     with pytest.raises(RuntimeError, match="another"):
-        main(["--device", "cpu", "--size", "64"])
+        main(["--device", "cpu", "--size", "64", *WITHOUT_DRAWING])
 
 
 WRONG = [
@@ -178,6 +208,22 @@ WRONG = [
     ),
     (["--device", "cpu", "--export", "."], "--export is ., which is a folder, must be a file"),
     (["--device", "cpu", "--model", "missing"], "--model missing could not be loaded: .+"),
+    (
+        ["--drawing", "no", "--prompts", "seven"],
+        "--prompts is for the drawing, which --model and --drawing no leave out",
+    ),
+    (
+        ["--drawing", "only", "--model", "x"],
+        "--drawing is of the model that comes along, must be no with --model",
+    ),
+    (
+        ["--drawing", "only", "--guidance-scale", "2"],
+        "--guidance-scale has no effect on the drawing: leave out one of both",
+    ),
+    (
+        ["--device", "cpu", "--prompts", "seven", "a lighthouse"],
+        "--prompts: the prompt 'a lighthouse' has the word lighthouse, must be of: 0, 1, .+",
+    ),
     (["--architecture", "sd99"], "argument --architecture: invalid choice: .+"),
     (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
     (
@@ -211,7 +257,7 @@ def test_missing_package_is_named(
     assert main([]) == 2
     printed = capsys.readouterr().err
     assert printed == (
-        "error: the demo needs the package safetensors.torch: pip install 'ds_diffusers[diffusers]'\n"
+        "error: the demo needs the package safetensors.torch: pip install 'ds_diffusers[demo]'\n"
     )
 
 

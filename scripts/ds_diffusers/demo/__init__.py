@@ -1,13 +1,13 @@
-"""The main job: one denoising loop as diffusers runs it and once more patched, timed and compared.
+"""The main job: drawings of a small text-to-image model, and a denoising loop of Stable Diffusion, as
+diffusers runs them and once more patched, timed and compared.
 
 python -m ds_diffusers.demo --help
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-
-from ..command_line import missing_package
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,5 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from .command import run
     except ModuleNotFoundError as error:
-        return missing_package("the demo", error)
+        print(
+            f"error: the demo needs the package {error.name}: pip install 'ds_diffusers[demo]'",
+            file=sys.stderr,
+        )
+        return 2
     return run(arguments)

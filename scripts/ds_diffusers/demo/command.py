@@ -1,4 +1,4 @@
-"""Runs the comparison and prints it."""
+"""Draws, runs the comparison and prints it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ..patching import patch, unpatch
 from ..reporting import Report
 from .comparison import Comparison, difference, dtype_name, reference_dtype
 from .denoising import Denoising, compare, denoise
+from .drawing.comparison import run_drawing
 from .pipelines import ImageRun, compare_images, latents_in
 from .settings import parse
 
@@ -34,9 +35,17 @@ def run(arguments: Sequence[str] | None) -> int:
 
     def run_parsed() -> int:
         settings = parse(arguments)
-        return run_pipeline(settings) if settings.model else run_random(settings)
+        return run_pipeline(settings) if settings.model else run_own_models(settings)
 
     return exit_code(run_parsed)
+
+
+def run_own_models(settings: argparse.Namespace) -> int:
+    """Draws, and compares with random weights."""
+    if settings.drawing != "no" and not run_drawing(settings, settings.output / "drawing.png"):
+        print("the drawings are not finite", file=sys.stderr)
+        return 1
+    return run_random(settings) if settings.drawing != "only" else 0
 
 
 def run_random(settings: argparse.Namespace) -> int:
@@ -61,8 +70,8 @@ def run_random(settings: argparse.Namespace) -> int:
     other_noise, other_conditions = inputs(other)
     reference = denoise(unet.to(other), start(other_noise), other_conditions, f"plain, {dtype_name(other)}")
 
-    if settings.output:
-        file = settings.output / "latents.safetensors"
+    if settings.latents:
+        file = settings.latents / "latents.safetensors"
         latents = {"plain": comparison.plain, "patched": comparison.patched, dtype_name(other): reference}
         save_file({name: tensor.contiguous() for name, tensor in latents.items()}, file)
         print(f"latents in {file}")

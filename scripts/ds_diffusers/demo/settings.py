@@ -8,8 +8,10 @@ from pathlib import Path
 
 from ..architectures import ARCHITECTURES
 from ..command_line import Parser, UserError
-from ..models import CPU_SIZE, add_model_options, check_file, complete_model_options
+from ..models import add_model_options, check_file, complete_model_options
+from .drawing.settings import add_drawing_options, complete_drawing_options
 
+CPU_SIZE = 256
 CPU_STEPS = 4
 CUDA_STEPS = 20
 
@@ -18,9 +20,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m ds_diffusers.demo",
         description="Runs a denoising loop as diffusers does and once more patched by ds_diffusers, and "
-        "compares time and result. Without --model: a Stable Diffusion UNet with random weights.",
+        "compares time and result. Without --model: draws with a small text-to-image model that comes along, "
+        "then takes a Stable Diffusion UNet with random weights.",
     )
     add_model_options(parser)
+    add_drawing_options(parser)
     parser.add_argument("--prompt", help="with --model (default: a photo of a lighthouse at dawn)")
     parser.add_argument("--negative-prompt", help="with --model")
     parser.add_argument(
@@ -43,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="for the images of --model (default: output), or the latents",
+        help="for the drawing and the images of --model (default: output), and the latents",
     )
     return parser
 
@@ -51,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The settings, with defaults filled in; UserError for what cannot be run."""
     settings = _parser().parse_args(arguments)
+    complete_drawing_options(settings)
     complete_model_options(settings)
     on_cpu = settings.device.type == "cpu"
     if settings.model is None:
