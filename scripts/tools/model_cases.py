@@ -24,7 +24,7 @@ WITHOUT_BLOCKS = {
 
 
 class Case(NamedTuple):
-    """`make` returns the model; `arguments` those of its forward, None: it is only a part of another model."""
+    """`make` returns the model; `arguments` those of its forward, None: it is but a part of another model."""
 
     make: Callable[[], nn.Module]
     arguments: Callable[[], Arguments] | None

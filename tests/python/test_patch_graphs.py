@@ -49,8 +49,13 @@ def graph_count(counter: CompileCounterWithBackend) -> int:
 
 
 def fused_calls(graphs: list[torch.fx.GraphModule]) -> int:
+    """How many blocks run as one operator in the graphs."""
+    return calls_of("block_forward", graphs)
+
+
+def calls_of(name: str, graphs: list[torch.fx.GraphModule]) -> int:
     """How many calls of the operator are in the graphs."""
-    operator = torch.ops.ds_diffusers.block_forward
+    operator = getattr(torch.ops.ds_diffusers, name)
     targets = [node.target for graph in graphs for node in graph.graph.nodes]
     return sum(target in (operator, operator.default) for target in targets)
 
@@ -182,7 +187,8 @@ def test_compile_with_lora() -> None:
     run(compiled, values)
     unet.add_adapter(peft.LoraConfig(r=4, target_modules=["to_q"], init_lora_weights=False))
     torch.testing.assert_close(run(compiled, values), run(unet, values))
-    assert fused_calls(counter.graphs) == len(ds_diffusers.report(unet))
+    blocks = len(ds_diffusers.report(unet))
+    assert fused_calls(counter.graphs) == calls_of("gated_linear", counter.graphs) == blocks
 
 
 def test_compile_repeated_blocks() -> None:
@@ -193,6 +199,17 @@ def test_compile_repeated_blocks() -> None:
     unet.compile_repeated_blocks(fullgraph=True, backend=counter)
     torch.testing.assert_close(run(unet, values), expected)
     assert 0 < fused_calls(counter.graphs) == counter.frame_count
+
+
+def test_compile_repeated_blocks_in_segments() -> None:
+    unet = ds_diffusers.patch(sd15_unet())
+    values = unet_arguments(unet)
+    unet.set_attn_processor(processor_class("AttnProcessor")())
+    expected = run(unet, values)
+    counter = CompileCounterWithBackend("aot_eager")
+    unet.compile_repeated_blocks(fullgraph=True, backend=counter)
+    torch.testing.assert_close(run(unet, values), expected)
+    assert 0 < calls_of("gated_linear", counter.graphs) == graph_count(counter)
 
 
 def test_patching_a_compiled_model() -> None:
