@@ -7,9 +7,9 @@
     ds_diffusers.unpatch(pipeline)
 
 `ds_diffusers.load()` alone gives `torch.ops.ds_diffusers.*`; `ds_diffusers.ops` has the same operators as
-documented functions; `ds_diffusers.quantization` has the int8 layer; `ds_diffusers.export` writes TorchScript
-for programs without Python; `ds_diffusers.deepspeed` has the names of DeepSpeed's diffusers block. Importing
-the package loads no library and does not import diffusers.
+documented functions; `ds_diffusers.quantization` has the int8 layer; `ds_diffusers.export` writes
+TorchScript, programs of torch.export and packages of AOTInductor; `ds_diffusers.deepspeed` has the names of
+DeepSpeed's diffusers block. Importing the package loads no library and does not import diffusers.
 """
 
 from . import deepspeed, export, ops, quantization

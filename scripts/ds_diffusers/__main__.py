@@ -1,4 +1,4 @@
-"""python -m ds_diffusers bench|demo|info"""
+"""python -m ds_diffusers bench|demo|export|info|report"""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from .command_line import missing_package
+
 USAGE = """usage: python -m ds_diffusers COMMAND ...
 
 commands:
   bench   measures the operators, the block and whole UNets beside PyTorch's own ways (bench --help)
   demo    runs a denoising loop as diffusers does and patched, and compares them (demo --help)
-  info    prints versions, libraries and devices"""
+  export  writes a patched UNet as TorchScript, torch.export's or AOTInductor's file (export --help)
+  info    prints versions, libraries and devices, what is used, and what is not and why
+  report  runs a patched UNet once and prints how each of its blocks ran (report --help)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,11 +46,29 @@ def demo(arguments: Sequence[str]) -> int:
     return demo_main(arguments)
 
 
+def export(arguments: Sequence[str]) -> int:
+    """Writes a patched UNet for other programs; see its --help. Returns the exit code."""
+    try:
+        from .export_command import run
+    except ModuleNotFoundError as error:
+        return missing_package("export", error)
+    return run(arguments)
+
+
 def info(arguments: Sequence[str]) -> int:
     """Prints versions, libraries and devices. Returns the exit code."""
     from .information import main as info_main
 
     return info_main(arguments)
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Prints how the blocks of a patched UNet run; see its --help. Returns the exit code."""
+    try:
+        from .report_command import run
+    except ModuleNotFoundError as error:
+        return missing_package("report", error)
+    return run(arguments)
 
 
 def bench_package() -> ModuleType:
@@ -68,7 +90,13 @@ def bench_package() -> ModuleType:
     return package
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"bench": bench, "demo": demo, "info": info}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "bench": bench,
+    "demo": demo,
+    "export": export,
+    "info": info,
+    "report": report,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

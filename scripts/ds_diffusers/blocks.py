@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .block_modules import ACTIVATION_TYPES, Modules, block_modules, block_parameters
 from .calls import Calls, calls_of
 from .conditions import call_obstacle, segments_call_obstacle
+from .gradients import call_without_gradient
 from .library import load
 from .quick_look import quick_arguments
 from .segments import Call, Segments, find_segments, run_segments
@@ -207,6 +208,4 @@ def _operator_mask(mask: Tensor, hidden_states: Tensor, heads: int) -> Tensor:
 
 
 def _call_operator(hidden_states: Tensor, arguments: dict[str, Tensor | int | float]) -> Tensor:
-    # No gradient is needed here, so the operator's autograd kernel, which is in Python, need not be asked.
-    with torch._C._AutoDispatchBelowAutograd():
-        return block_forward(hidden_states, **arguments)
+    return call_without_gradient(block_forward, hidden_states, **arguments)

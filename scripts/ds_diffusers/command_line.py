@@ -1,12 +1,15 @@
-"""What the commands share: errors in one sentence, and devices by name."""
+"""What the commands share: errors in one sentence, devices by name, and a sign of life."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+
+from .library import load
 
 
 class UserError(Exception):
@@ -35,6 +38,35 @@ def exit_code(command: Callable[[], int]) -> int:
     return 2
 
 
+def missing_package(command: str, error: ModuleNotFoundError, extra: str = "diffusers") -> int:
+    """Says which package a command lacks, and the extra that brings it, and returns the exit code."""
+    print(
+        f"error: {command} needs the package {error.name}: pip install 'ds_diffusers[{extra}]'",
+        file=sys.stderr,
+    )
+    return 2
+
+
+def load_library() -> None:
+    """As ds_diffusers.load; UserError where it cannot be loaded."""
+    try:
+        load()
+    except RuntimeError as error:
+        raise UserError(str(error)) from error
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows on stderr, while it lasts, what takes long and for how long already."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
 def lack_of_memory(error: Exception) -> str | None:
     """What to tell the user where the error is about memory."""
     # For the CPU, and for what an operator allocates, PyTorch has no class of its own.
@@ -57,7 +89,7 @@ def named_device(name: str) -> torch.device:
 
 
 def present_device(name: str | None) -> torch.device:
-    """The device of --device, None for cuda where there is a GPU; UserError where PyTorch does not find it."""
+    """The device of --device, None for cuda where there is a GPU; UserError where it is not there."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     device = named_device(name)
     if device.type == "cuda":

@@ -38,6 +38,15 @@ def register_gradients() -> None:
     _library = library
 
 
+def call_without_gradient(operator: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+    """Calls an operator for a caller who knows that no gradient is needed: its kernel for autograd, which is in
+    Python, need not be asked then. torch.compile gets to see the plain call."""
+    if torch.compiler.is_compiling():
+        return operator(*args, **kwargs)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*args, **kwargs)
+
+
 def _register_all(library: torch.library.Library) -> None:
     for name, backward, setup_context in (
         ("layer_norm", _layer_norm_backward, _layer_norm_context),

@@ -68,9 +68,10 @@ def _load_once() -> None:
     if not _cuda_module_found and torch.cuda.is_available():
         # pip does not show what the build says.
         warnings.warn(
-            f"ds_diffusers: {path.parent / CUDA_MODULE_NAME} is missing (a build without nvcc makes none): operators "
-            "refuse CUDA tensors, and patched blocks on a GPU run as diffusers' own. Install ds_diffusers from "
-            "a build made with nvcc (pip install -C cmake.define.DS_CUDA=ON . fails without it)",
+            f"ds_diffusers: {path.parent / CUDA_MODULE_NAME} is missing (a build without nvcc makes none): "
+            "operators refuse CUDA tensors, and patched blocks on a GPU run as diffusers' own. Install "
+            "ds_diffusers from a build made with nvcc (pip install -C cmake.define.DS_CUDA=ON . fails "
+            "without it)",
             RuntimeWarning,
             stacklevel=3,
         )

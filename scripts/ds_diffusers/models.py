@@ -1,4 +1,4 @@
-"""The model that a command works on: its options on the command line, checked, and its pipeline."""
+"""The model that a command works on: its options on the command line, checked, its weights and its inputs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor, nn
 
-from .architectures import ARCHITECTURES, LATENT_SCALE
+from .architectures import ARCHITECTURES, LATENT_SCALE, random_inputs, random_unet
 from .command_line import UserError, present_device
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+CPU_SIZE = 256  # pixels, where the model's own size would take minutes
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +41,16 @@ def complete_model_options(settings: argparse.Namespace) -> None:
     settings.dtype = DTYPES[settings.dtype]
     if settings.model is None:
         settings.architecture = settings.architecture or "sd15"
-    if settings.size is not None and (settings.size < 64 or settings.size % LATENT_SCALE != 0):
-        raise UserError(f"--size is {settings.size}, must be a multiple of {LATENT_SCALE} from 64 on")
+    if settings.size is not None:
+        check_size("--size", settings.size)
     if not 0 <= settings.seed < 2**63:
         raise UserError(f"--seed is {settings.seed}, must be 0 to 2^63 - 1")
+
+
+def check_size(option: str, size: int) -> None:
+    """UserError where a UNet of Stable Diffusion makes no images of that size in pixels."""
+    if size < 64 or size % LATENT_SCALE != 0:
+        raise UserError(f"{option} is {size}, must be a multiple of {LATENT_SCALE} from 64 on")
 
 
 def check_file(option: str, path: Path) -> None:
@@ -69,3 +78,40 @@ def load_pipeline(settings: argparse.Namespace) -> DiffusionPipeline:
             f"--model {settings.model} is a {type(pipeline).__name__}, which has no UNet to patch"
         )
     return pipeline.to(settings.device)
+
+
+def load_unet(settings: argparse.Namespace) -> nn.Module:
+    """The UNet of --model, or of --architecture with random weights; in evaluation mode."""
+    if settings.model is not None:
+        return load_pipeline(settings).unet
+    architecture = ARCHITECTURES[settings.architecture]
+    return random_unet(architecture.unet, settings.seed, settings.device, settings.dtype)
+
+
+def step_size(settings: argparse.Namespace, unet: nn.Module) -> tuple[int, int]:
+    """Height and width in pixels of --size; by default the model's own, and 256 on the CPU."""
+    if settings.size is not None:
+        return settings.size, settings.size
+    if settings.device.type == "cpu":
+        return CPU_SIZE, CPU_SIZE
+    own = unet.config.sample_size
+    rows, columns = (own, own) if isinstance(own, int) else own
+    return rows * LATENT_SCALE, columns * LATENT_SCALE
+
+
+def step_inputs(
+    settings: argparse.Namespace, unet: nn.Module, size: tuple[int, int], rows: int = 2
+) -> dict[str, Tensor]:
+    """What a UNet of Stable Diffusion takes in one step, by name, as `ds_diffusers.export` wants it: `rows`
+    samples with random conditions, without and with a prompt in turn; UserError for another kind of UNet."""
+    try:
+        noise, conditions = random_inputs(unet.config, size, settings.seed, settings.device, settings.dtype)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"the UNet of {settings.model} takes other inputs than Stable Diffusion's: see ds_diffusers.export"
+        ) from error
+    conditions |= conditions.pop("added_cond_kwargs", {})
+    turns = torch.arange(rows, device=settings.device) % 2
+    timestep = torch.tensor(500, device=settings.device)
+    inputs = {"sample": noise.repeat(rows, 1, 1, 1), "timestep": timestep}
+    return inputs | {name: value[turns] for name, value in conditions.items()}

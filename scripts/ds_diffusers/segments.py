@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .block_modules import ACTIVATION_TYPES, forward_obstacle, is_plain
 from .conditions import DTYPES, PLAIN_TENSORS, tensors_fit
+from .gradients import call_without_gradient
 from .library import load
 from .ops import ActivationFuncType
 
@@ -314,8 +315,4 @@ def _is_suitable(states: Tensor) -> bool:
 
 
 def _call(operator: torch._ops.OpOverload, *arguments: Any) -> Any:
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return operator(*arguments)
-    # No gradient is needed here, so the operator's autograd kernel, which is in Python, need not be asked.
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator(*arguments)
+    return operator(*arguments) if torch.is_grad_enabled() else call_without_gradient(operator, *arguments)

@@ -284,7 +284,7 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "a command is missing" in capsys.readouterr().err
     assert main(["walk"]) == 2
-    assert "walk is no command, must be one of bench, demo, info" in capsys.readouterr().err
+    assert "walk is no command, must be one of bench, demo, export, info, report" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "bench" in capsys.readouterr().out
     assert main(["demo", "--steps", "0", "--device", "cpu"]) == 2

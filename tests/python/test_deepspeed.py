@@ -556,6 +556,13 @@ def test_block_in_graphs() -> None:
             traced = torch.jit.trace(block.eval(), tuple(arguments.values()), check_trace=False)
             for found in (compiled, traced(*arguments.values())):
                 torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    block = DeepSpeedDiffusersTransformerBlock(with_deepspeed_attentions(original), INT8)
+    tokens = torch.export.Dim("tokens", min=2, max=4096)
+    states, context = arguments.values()
+    with torch.no_grad():
+        program = torch.export.export(block, (states, context), dynamic_shapes=({1: tokens}, None)).module()
+        fewer = states[:, :7]
+        torch.testing.assert_close(program(fewer, context), block(fewer, context), rtol=1e-5, atol=1e-5)
 
 
 def test_strides_and_odd_channels() -> None:

@@ -13,9 +13,10 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from diffusers import UNet2DConditionModel
-from ds_diffusers.demo import main
 from ds_diffusers.architectures import ARCHITECTURES
+from ds_diffusers.demo import main
 from ds_diffusers.demo.comparison import difference
+from helpers.architectures import make_architectures_small
 from helpers.pipelines import write_pipeline
 from PIL import Image
 from safetensors.torch import load_file
@@ -25,37 +26,10 @@ pytestmark = pytest.mark.diffusers
 # The drawing has a file of its own: test_demo_drawing.py.
 WITHOUT_DRAWING = ["--drawing", "no"]
 
-SMALL = {
-    "sample_size": 8,
-    "block_out_channels": (32, 64),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "attention_head_dim": 8,
-}
-SMALL_SD = SMALL | {
-    "cross_attention_dim": 32,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-}
-SMALL_SDXL = SMALL | {
-    "cross_attention_dim": 48,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2),
-    "attention_head_dim": (4, 8),
-    "addition_time_embed_dim": 16,
-    "projection_class_embeddings_input_dim": 6 * 16 + 24,
-}
-
 
 @pytest.fixture
 def small_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same architectures with fewer and narrower layers."""
-    for name, architecture in ARCHITECTURES.items():
-        small = SMALL_SDXL if name == "sdxl" else SMALL_SD
-        monkeypatch.setitem(architecture.unet, "sample_size", 8)
-        for key, value in small.items():
-            monkeypatch.setitem(architecture.unet, key, value)
+    make_architectures_small(monkeypatch)
 
 
 def parameters_of(name: str) -> int:

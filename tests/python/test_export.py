@@ -1,5 +1,5 @@
-"""What ds_diffusers.export accepts, checks and refuses. Whole UNets as TorchScript: test_patch_graphs; compiled
-ones, and programs without Python: test_export_hosts."""
+"""What ds_diffusers.export accepts, checks and refuses. Whole UNets as TorchScript: test_patch_graphs;
+compiled ones, and programs without Python: test_export_hosts."""
 
 # labels: torch diffusers
 import re
@@ -23,7 +23,9 @@ pytestmark = [
 ]
 
 
-def flat_arguments(unet: nn.Module, batch: int = 2, height: int = 8, width: int = 8, words: int = 7) -> Arguments:
+def flat_arguments(
+    unet: nn.Module, batch: int = 2, height: int = 8, width: int = 8, words: int = 7
+) -> Arguments:
     """Of a UNet's forward, in the order of an exported one's."""
     values = unet_arguments(unet, seed=height, batch=batch)
     values["sample"] = torch.randn(batch, 4, height, width)
@@ -58,7 +60,7 @@ def test_program_of_any_size(tmp_path: Path) -> None:
 
 
 class Model(nn.Module):
-    """Called as a model of diffusers. Works with any size itself, but a graph of it keeps one: see `keeps`."""
+    """Called as a model of diffusers. Works with any size itself, but a graph of it keeps one, by `keeps`."""
 
     def __init__(self, keeps: str = "") -> None:
         super().__init__()
@@ -79,7 +81,10 @@ def model_inputs(height: int = 8, batch: int = 2) -> Arguments:
 
 @pytest.mark.parametrize(
     ("keeps", "reason"),
-    [("shape", "shape '.*' is invalid for input of size 432"), ("value", "its result differs by .* of the norm")],
+    [
+        ("shape", "shape '.*' is invalid for input of size 432"),
+        ("value", "its result differs by .* of the norm"),
+    ],
 )
 def test_torchscript_that_keeps_a_size(keeps: str, reason: str, tmp_path: Path) -> None:
     others = [model_inputs(batch=3), model_inputs(height=9)]
@@ -121,7 +126,9 @@ def test_wrong_arguments_of_program(dynamic: object, inputs: Arguments, message:
 
 def test_other_inputs_have_the_example_s_names(tmp_path: Path) -> None:
     wrong = [{"timestep": 3, "sample": torch.randn(2, 4, 8, 8)}]
-    with pytest.raises(ValueError, match=r"other_inputs\[0\] has timestep, sample, must have sample, timestep"):
+    with pytest.raises(
+        ValueError, match=r"other_inputs\[0\] has timestep, sample, must have sample, timestep"
+    ):
         export.torchscript(Model(), tmp_path / "model.pt", model_inputs(), wrong)
 
 

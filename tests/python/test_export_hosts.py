@@ -1,4 +1,4 @@
-"""Exported UNets in programs without Python: a C++ host with TorchScript, a C host with AOTInductor's library."""
+"""Exported UNets in programs without Python: in C++ with TorchScript, in C with AOTInductor's library."""
 
 # labels: torch diffusers gpu
 import os
@@ -14,9 +14,8 @@ pytest.importorskip("diffusers")
 safetensors = pytest.importorskip("safetensors.torch")
 
 import ds_diffusers
-from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from ds_diffusers import export, library
-from ds_diffusers.architectures import ARCHITECTURES, Architecture, random_inputs, random_unet, scheduler
+from ds_diffusers.architectures import Architecture, random_inputs, random_unet, scheduler
 from ds_diffusers.demo.denoising import Denoising, denoise
 from torch import Tensor
 
@@ -53,7 +52,9 @@ TINY_SDXL = TINY | {
 class Loop:
     """A tiny patched UNet, the noise and conditions of one loop, and what Python makes of them."""
 
-    def __init__(self, config: dict[str, Any], device: torch.device, prediction_type: str = "epsilon") -> None:
+    def __init__(
+        self, config: dict[str, Any], device: torch.device, prediction_type: str = "epsilon"
+    ) -> None:
         self.unet = ds_diffusers.patch(random_unet(config, 0, device, torch.float32))
         self.noise, self.conditions = random_inputs(config, (64, 96), 0, device, torch.float32)
         self.architecture = Architecture(config, 64, prediction_type, GUIDANCE_SCALE)

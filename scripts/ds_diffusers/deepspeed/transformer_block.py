@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..gradients import call_without_gradient
 from ..ops import ActivationFuncType
 from ..quantization import Int8Linear, is_quantized_entry
 from .attention import DeepSpeedDiffusersAttention
@@ -133,7 +134,9 @@ class DeepSpeedDiffusersTransformerBlock(nn.Module):
         if not cross_attention_kwargs:
             arguments = operator_arguments(self, hidden_states, context, *masks)
             if arguments is not None:
-                return torch.ops.ds_diffusers.block_forward.default(hidden_states, **arguments)
+                return call_without_gradient(
+                    torch.ops.ds_diffusers.block_forward.default, hidden_states, **arguments
+                )
         return run_in_parts(self, hidden_states, context, *masks, cross_attention_kwargs or {})
 
     def feed_forward_scale(self, name: str) -> Tensor | None:

@@ -6,8 +6,9 @@ python -m ds_diffusers.demo --help
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+
+from ..command_line import missing_package
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,9 +17,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from .command import run
     except ModuleNotFoundError as error:
-        print(
-            f"error: the demo needs the package {error.name}: pip install 'ds_diffusers[demo]'",
-            file=sys.stderr,
-        )
-        return 2
+        return missing_package("the demo", error, extra="demo")
     return run(arguments)

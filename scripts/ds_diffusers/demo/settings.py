@@ -8,10 +8,9 @@ from pathlib import Path
 
 from ..architectures import ARCHITECTURES
 from ..command_line import Parser, UserError
-from ..models import add_model_options, check_file, complete_model_options
+from ..models import CPU_SIZE, add_model_options, check_file, complete_model_options
 from .drawing.settings import add_drawing_options, complete_drawing_options
 
-CPU_SIZE = 256
 CPU_STEPS = 4
 CUDA_STEPS = 20
 

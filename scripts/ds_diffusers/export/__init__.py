@@ -2,12 +2,13 @@
 packages that AOTInductor compiled.
 
 Whoever runs a file has to load libds_diffusers.so before (`ds_diffusers.load`, or a dlopen): the blocks of a
-patched model are calls of its operators. Each function runs the model once and compares the exported form with
-it, on the example and on all other inputs that the caller names.
+patched model are calls of its operators. Each function runs the model once and compares the exported form
+with it, on the example and on all other inputs that the caller names.
 """
 
+from .functions import ExportError
 from .packages import aotinductor, unpack
 from .programs import program
 from .script import torchscript
 
-__all__ = ["aotinductor", "program", "torchscript", "unpack"]
+__all__ = ["ExportError", "aotinductor", "program", "torchscript", "unpack"]

@@ -17,6 +17,10 @@ from ..library import load
 Inputs = Mapping[str, Tensor | float]
 
 
+class ExportError(RuntimeError):
+    """What was exported does not do what the model does."""
+
+
 class TensorFunction(nn.Module):
     """A model as a function of tensors alone; `tensor_function` makes it."""
 
@@ -91,14 +95,14 @@ class Export:
                 module.training = True
 
     def check(self, exported: Callable[[dict[str, Tensor]], Tensor], fused_blocks: int) -> None:
-        """RuntimeError where the exported form has fewer block_forward than the model runs, or cannot
+        """ExportError where the exported form has fewer block_forward than the model runs, or cannot
         compute what the model does from one of the inputs."""
         for index, (name, inputs) in enumerate(self.inputs.items()):
             before = self._fused_calls()
             expected = self.function(**inputs)
             used = self._fused_calls() - before
             if index == 0 and fused_blocks < used:
-                raise RuntimeError(
+                raise ExportError(
                     f"the exported model has {fused_blocks} calls of block_forward, must have {used}, as the "
                     "patched model makes them"
                 )
@@ -119,7 +123,7 @@ def _check_result(
     except (AssertionError, RuntimeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[-1].removeprefix("RuntimeError: ") if lines else type(error).__name__
-        raise RuntimeError(f"the exported model does not work with {name} ({sizes}): {reason}") from error
+        raise ExportError(f"the exported model does not work with {name} ({sizes}): {reason}") from error
     if result.shape != expected.shape:
         difference = f"its result has shape {list(result.shape)}, must have {list(expected.shape)}"
     else:
@@ -129,7 +133,7 @@ def _check_result(
         if distance <= largest or torch.equal(result, expected):
             return
         difference = f"its result differs by {distance:.2g} of the norm, must by at most {largest:.2g}"
-    raise RuntimeError(f"the exported model does not work with {name} ({sizes}): {difference}")
+    raise ExportError(f"the exported model does not work with {name} ({sizes}): {difference}")
 
 
 def existing_folder(path: str | os.PathLike[str]) -> str:

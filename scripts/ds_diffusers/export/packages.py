@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from .functions import Inputs, existing_folder
@@ -30,8 +29,8 @@ def aotinductor(
 
     Python reads it with torch._inductor.aoti_load_package, C++ with AOTIModelPackageLoader, C opens the
     library that `unpack` extracts. The compiled code reaches the plugin's operators through LibTorch's C ABI
-    (see `shims`), so that no proxy executor is needed for them. It fits processors with the instruction set of
-    this one, and GPUs of this one's compute capability.
+    (see `shims`), so that no proxy executor is needed for them. It fits processors with the instruction set
+    of this one, and GPUs of this one's compute capability.
 
     Args:
         unet, example_inputs, dynamic, other_inputs: as for `program`, which is what is compiled, and
@@ -44,7 +43,7 @@ def aotinductor(
 
     Raises:
         ValueError: as `program`, and for a path that does not end in .pt2.
-        RuntimeError: as `program`; or there is no C++ compiler, or it fails.
+        RuntimeError: as `program` (ExportError); or there is no C++ compiler, or it fails.
     """
     package = Path(existing_folder(path))
     if package.suffix != ".pt2":

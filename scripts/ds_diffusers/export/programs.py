@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .functions import Export, Inputs, existing_folder
+from .functions import Export, ExportError, Inputs, existing_folder
 
 Dynamic = bool | Mapping[str, Sequence[int]]
 
@@ -24,9 +24,9 @@ def program(
     """The program that torch.export makes of a diffusers UNet in evaluation mode, for batches and sizes other
     than the example's; written to a file as well, if given.
 
-    Patch the UNet before: each fused block is one call of block_forward in the graph. `program.module()` takes
-    the inputs by name. Conditions that the model's own code puts on sizes are the program's: for a UNet of
-    diffusers, height and width are multiples of 2 to the number of upsamplings, and the batch is at most 63.
+    Patch the UNet before: each fused block is one call of block_forward in the graph. `program.module()`
+    takes the inputs by name. Conditions that the model's own code puts on sizes are the program's: for a UNet
+    of diffusers, height and width are multiples of 2 to the number of upsamplings, the batch at most 63.
 
     Args:
         unet: a diffusers model whose forward takes return_dict; left as it was.
@@ -42,17 +42,15 @@ def program(
     Raises:
         ValueError: for names that the model does not take, dimensions that cannot be dynamic, or a path in no
             folder.
-        RuntimeError: names a dimension that the model's code fixes, or an input with which the program fails
-            or computes something else than the model; or blocks that run fused are not in it. Nothing is
-            written then.
+        ExportError: (a RuntimeError) names a dimension that the model's code fixes, or an input with which
+            the program fails or computes something else than the model; or blocks that run fused are not in
+            it. Nothing is written then.
     """
     if path is not None:
         path = existing_folder(path)
     export = Export(unet, example_inputs, other_inputs)
     dimensions = _dynamic_dimensions(export.example, dynamic)
-    shapes = {
-        name: {number: torch.export.Dim.AUTO for number in dimensions[name]} for name in export.example
-    }
+    shapes = {name: {number: torch.export.Dim.AUTO for number in dimensions[name]} for name in export.example}
     with export.inference():
         made = torch.export.export(export.function, (), export.example, dynamic_shapes=shapes, strict=False)
         _check_dimensions(made, dimensions)
@@ -68,9 +66,7 @@ def program(
 def _dynamic_dimensions(inputs: dict[str, Tensor], dynamic: Dynamic) -> dict[str, list[int]]:
     """By input, the numbers of the dimensions to leave open, all at least 0."""
     if isinstance(dynamic, bool):
-        return {
-            name: _usual_dimensions(name, value) if dynamic else [] for name, value in inputs.items()
-        }
+        return {name: _usual_dimensions(name, value) if dynamic else [] for name, value in inputs.items()}
     unknown = [name for name in dynamic if name not in inputs]
     if unknown:
         raise ValueError(f"dynamic names {', '.join(unknown)}, must name inputs: {', '.join(inputs)}")
@@ -105,11 +101,12 @@ def _check_size(name: str, value: Tensor, number: int) -> None:
 
 
 def _check_dimensions(made: torch.export.ExportedProgram, dimensions: dict[str, list[int]]) -> None:
-    """torch.export says nothing where it makes a dimension a constant because the model's code asks for it."""
+    """torch.export says nothing where it makes a dimension a constant, as the model's code asks for it."""
     for node in made.graph.nodes:
         for number in dimensions.get(node.name, ()) if node.op == "placeholder" else ():
             size = node.meta["val"].shape[number]
             if isinstance(size, int) or size.node.maybe_as_int() is not None:
-                raise RuntimeError(
-                    f"dimension {number} of {node.name} cannot be dynamic: the model's code fixes it at {size}"
+                raise ExportError(
+                    f"dimension {number} of {node.name} cannot be dynamic: "
+                    f"the model's code fixes it at {size}"
                 )

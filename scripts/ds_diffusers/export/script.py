@@ -44,8 +44,8 @@ def torchscript(
 
     Raises:
         ValueError: for names that the model does not take, or a path in no folder.
-        RuntimeError: names an input, of the example or of `other_inputs`, with which the traced module fails
-            or computes something else than the model. Nothing is written then.
+        ExportError: (a RuntimeError) names an input, of the example or of `other_inputs`, with which the
+            traced module fails or computes something else than the model. Nothing is written then.
     """
     path = existing_folder(path)
     export = Export(unet, example_inputs, other_inputs)
@@ -62,8 +62,8 @@ def torchscript(
 def _traced_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The example, with a sample one larger where that makes the trace serve every size.
 
-    A UNet hands its upsamplers the sizes to make only where the sample's are no multiple of all their factors;
-    otherwise they double, in a trace for good.
+    A UNet hands its upsamplers the sizes to make only where the sample's are no multiple of all their
+    factors; otherwise they double, in a trace for good.
     """
     factor = 2 ** getattr(model, "num_upsamplers", 0)
     images = [name for name, value in inputs.items() if value.dim() >= 4]
