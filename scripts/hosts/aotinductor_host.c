@@ -1,5 +1,5 @@
-// Runs a UNet that AOTInductor compiled (ds_diffusers.export.aotinductor and unpack), in plain C, with nothing but
-// LibTorch and the plugin.
+// Runs a UNet that AOTInductor compiled (ds_diffusers.export.aotinductor and unpack), in plain C, with
+// nothing but LibTorch and the plugin.
 #define _GNU_SOURCE // access, realpath
 #include "aotinductor_interface.h"
 #include "host.h"
@@ -37,7 +37,8 @@ static bool torch_works(AOTITorchError error, const char *what) {
   // Part of LibTorch since 2.13; before, it prints the reason itself.
   const char *(*reason)(void);
   *(void **)&reason = dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace");
-  return host_fail("LibTorch cannot %s%s%s", what, reason != NULL ? ": " : "", reason != NULL ? reason() : "");
+  return host_fail("LibTorch cannot %s%s%s", what, reason != NULL ? ": " : "",
+                   reason != NULL ? reason() : "");
 }
 
 // Calls of the compiled library, which prints the reason of an error itself.
@@ -107,8 +108,8 @@ static bool prepare_condition(const char *name, AtenTensorHandle *tensor) {
   return copy_from_memory(*tensor, found->data, found->rank, found->shape, dtype);
 }
 
-// The call spec is a tree of PyTorch's pytree in JSON: [version, {"children_spec": [positional, named]}], where
-// the context of `named` is the list of names, in JSON again.
+// The call spec is a tree of PyTorch's pytree in JSON: [version, {"children_spec": [positional, named]}],
+// where the context of `named` is the list of names, in JSON again.
 static bool read_input_names(void) {
   const char *inputs = NULL, *outputs = NULL;
   if (!model_works(unet.container_functions.GetCallSpec(unet.container, &inputs, &outputs), "say its inputs"))
@@ -120,7 +121,8 @@ static bool read_input_names(void) {
   cJSON_Delete(spec);
   size_t input_count = 0, output_count = 0;
   if (!model_works(unet.container_functions.GetNumInputs(unet.container, &input_count), "count its inputs") ||
-      !model_works(unet.container_functions.GetNumOutputs(unet.container, &output_count), "count its outputs"))
+      !model_works(unet.container_functions.GetNumOutputs(unet.container, &output_count),
+                   "count its outputs"))
     return false;
   unet.input_count = cJSON_GetArraySize(unet.names);
   if (!cJSON_IsArray(unet.names) || (size_t)unet.input_count != input_count || input_count > MOST_INPUTS ||
@@ -154,16 +156,16 @@ static bool prepare_inputs(void) {
   return true;
 }
 
-// Operators of others than the plugin may be called in ways that only a C++ program can serve. AOTInductor lists
-// these beside the library, in a file of its name.
+// Operators of others than the plugin may be called in ways that only a C++ program can serve. AOTInductor
+// lists these beside the library, in a file of its name.
 static bool check_executor(void) {
   char list[PATH_MAX];
   const size_t length = strlen(unet.setup.model);
   if (length < 3 || strcmp(unet.setup.model + length - 3, ".so") != 0 || length + 3 > sizeof list)
     return host_fail("MODEL is %s, must be the library of a package, ….so", unet.setup.model);
   snprintf(list, sizeof list, "%.*s.json", (int)length - 3, unet.setup.model);
-  return access(list, F_OK) != 0 || host_fail("%s needs a proxy executor, which C cannot make: see %s",
-                                              unet.setup.model, list);
+  return access(list, F_OK) != 0 ||
+         host_fail("%s needs a proxy executor, which C cannot make: see %s", unet.setup.model, list);
 }
 
 static bool open_container(void) {
@@ -179,9 +181,9 @@ static bool open_container(void) {
   if (unet.container_functions.name == NULL)                                                                 \
     return host_fail("%s is no library that AOTInductor compiled", unet.setup.model);
   DS_MODEL_CONTAINER(DS_FIND_FUNCTION)
-  return model_works(unet.container_functions.CreateWithDevice(&unet.container, 1,
-                                                               unet.setup.cuda ? "cuda" : "cpu", folder),
-                     "be opened");
+  return model_works(
+      unet.container_functions.CreateWithDevice(&unet.container, 1, unet.setup.cuda ? "cuda" : "cpu", folder),
+      "be opened");
 }
 
 static bool open_unet(const host_setup *setup) {
@@ -210,7 +212,8 @@ static bool predict(void *unused, const float *sample, int64_t timestep, float *
   bool works = true;
   for (int i = 0; i < unet.input_count && works; i++) {
     if (unet.kinds[i] == SAMPLE)
-      works = copy_from_memory(unet.inputs[i], sample, 4, unet.setup.sample_shape, aoti_torch_dtype_float32());
+      works =
+          copy_from_memory(unet.inputs[i], sample, 4, unet.setup.sample_shape, aoti_torch_dtype_float32());
     else if (unet.kinds[i] == TIMESTEP)
       works = copy_from_memory(unet.inputs[i], &timestep, 0, NULL, aoti_torch_dtype_int64());
     works = works && torch_works(aoti_torch_new_tensor_handle(unet.inputs[i], &given[i]), "share a tensor");
@@ -220,9 +223,9 @@ static bool predict(void *unused, const float *sample, int64_t timestep, float *
       if (given[i] != NULL) aoti_torch_delete_tensor_object(given[i]);
     return false;
   }
-  works = model_works(unet.container_functions.Run(unet.container, given, (size_t)unet.input_count, &result, 1,
-                                                   NULL, NULL),
-                      "run");
+  works = model_works(
+      unet.container_functions.Run(unet.container, given, (size_t)unet.input_count, &result, 1, NULL, NULL),
+      "run");
   works = works && read_prediction(result, prediction);
   if (result != NULL) aoti_torch_delete_tensor_object(result);
   return works;

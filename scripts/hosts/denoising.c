@@ -21,8 +21,8 @@ static int64_t timestep_of(const denoising *settings, int step) {
 }
 
 // One step from sigma to next_sigma. `prediction` holds the one without and the one with the prompt.
-static void advance(const denoising *settings, float *latents, const float *prediction, int64_t count, double sigma,
-                    double next_sigma) {
+static void advance(const denoising *settings, float *latents, const float *prediction, int64_t count,
+                    double sigma, double next_sigma) {
   const float *with_prompt = prediction + count;
   const double variance = sigma * sigma + 1;
   for (int64_t i = 0; i < count; i++) {
@@ -36,7 +36,8 @@ static void advance(const denoising *settings, float *latents, const float *pred
   }
 }
 
-bool denoise(const denoising *settings, denoising_predict predict, void *unet, float *latents, int64_t count) {
+bool denoise(const denoising *settings, denoising_predict predict, void *unet, float *latents,
+             int64_t count) {
   double sigmas[TRAINING_STEPS];
   training_sigmas(sigmas);
   float *sample = malloc(2 * (size_t)count * sizeof *sample);

@@ -20,19 +20,21 @@ typedef struct command {
 } command;
 
 static void print_help(const host_unet *unet) {
-  printf("usage: %s [OPTION]... MODEL INPUTS OUTPUT\n\n"
-         "Runs a denoising loop with an exported Stable Diffusion UNet, without Python.\n\n"
-         "  MODEL   %s\n"
-         "  INPUTS  a safetensors file: \"latents\", noise [N, channels, height, width] in float32, and by their\n"
-         "          names the UNet's conditions in its dtype, such as \"encoder_hidden_states\" [2N, tokens,\n"
-         "          channels]: first those without, then those with the prompt\n"
-         "  OUTPUT  the safetensors file to write, with the final \"latents\"\n\n"
-         "  --plugin FILE             libds_diffusers.so (default: as the system's loader finds it)\n"
-         "  --device cpu|cuda         where the UNet was exported for (default: cpu)\n"
-         "  --steps NUMBER            1 to %d (default: 20)\n"
-         "  --guidance-scale NUMBER   0 to 100 (default: 7.5)\n"
-         "  --v-prediction            the UNet predicts the velocity, as Stable Diffusion 2.1's\n",
-         unet->program, unet->description, DENOISING_MOST_STEPS);
+  printf(
+      "usage: %s [OPTION]... MODEL INPUTS OUTPUT\n\n"
+      "Runs a denoising loop with an exported Stable Diffusion UNet, without Python.\n\n"
+      "  MODEL   %s\n"
+      "  INPUTS  a safetensors file: \"latents\", noise [N, channels, height, width] in float32, and by "
+      "their\n"
+      "          names the UNet's conditions in its dtype, such as \"encoder_hidden_states\" [2N, tokens,\n"
+      "          channels]: first those without, then those with the prompt\n"
+      "  OUTPUT  the safetensors file to write, with the final \"latents\"\n\n"
+      "  --plugin FILE             libds_diffusers.so (default: as the system's loader finds it)\n"
+      "  --device cpu|cuda         where the UNet was exported for (default: cpu)\n"
+      "  --steps NUMBER            1 to %d (default: 20)\n"
+      "  --guidance-scale NUMBER   0 to 100 (default: 7.5)\n"
+      "  --v-prediction            the UNet predicts the velocity, as Stable Diffusion 2.1's\n",
+      unet->program, unet->description, DENOISING_MOST_STEPS);
 }
 
 static bool read_number(const char *option, const char *text, double least, double most, double *number) {

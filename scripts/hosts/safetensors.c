@@ -20,8 +20,8 @@ size_t safetensors_element_bytes(const char *dtype) {
   static const struct {
     const char *dtype;
     size_t bytes;
-  } known[] = {{"F64", 8},  {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8},
-               {"I32", 4},  {"I16", 2}, {"I8", 1},  {"U8", 1},   {"BOOL", 1}};
+  } known[] = {{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8},
+               {"I32", 4}, {"I16", 2}, {"I8", 1},  {"U8", 1},   {"BOOL", 1}};
   for (size_t i = 0; i < sizeof known / sizeof *known; i++)
     if (strcmp(known[i].dtype, dtype) == 0) return known[i].bytes;
   return 0;
@@ -71,12 +71,13 @@ static bool read_tensor(const cJSON *entry, const char *data, size_t data_bytes,
 static bool read_header(safetensors_file *file) {
   uint64_t length = 0;
   if (file->memory_bytes >= LENGTH_BYTES) memcpy(&length, file->memory, LENGTH_BYTES);
-  const char *text = (const char *)file->memory + LENGTH_BYTES;
   if (file->memory_bytes < LENGTH_BYTES || length > file->memory_bytes - LENGTH_BYTES)
     return host_fail("%s is no safetensors file: its header is longer than the file", file->path);
+  const char *text = (const char *)file->memory + LENGTH_BYTES;
   cJSON *header = cJSON_ParseWithLength(text, (size_t)length);
   file->header = header;
-  if (!cJSON_IsObject(header)) return host_fail("%s is no safetensors file: its header is no JSON", file->path);
+  if (!cJSON_IsObject(header))
+    return host_fail("%s is no safetensors file: its header is no JSON", file->path);
 
   file->tensors = calloc((size_t)cJSON_GetArraySize(header) + 1, sizeof *file->tensors);
   if (file->tensors == NULL) return host_fail("no memory for the header of %s", file->path);
@@ -101,7 +102,8 @@ static bool map_file(safetensors_file *file) {
   }
   file->memory_bytes = (size_t)status.st_size;
   // Nothing can be mapped of an empty file, which has no header either.
-  file->memory = status.st_size == 0 ? NULL : mmap(NULL, file->memory_bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  file->memory =
+      status.st_size == 0 ? NULL : mmap(NULL, file->memory_bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
   const int error = errno;
   close(descriptor);
   if (file->memory != MAP_FAILED) return true;
@@ -130,12 +132,14 @@ const safetensors_tensor *safetensors_find(const safetensors_file *file, const c
   return NULL;
 }
 
-bool safetensors_write(const char *path, const char *name, int rank, const int64_t *shape, const float *data) {
+bool safetensors_write(const char *path, const char *name, int rank, const int64_t *shape,
+                       const float *data) {
   char header[512];
   size_t count = 1, length;
   length = (size_t)snprintf(header, sizeof header, "{\"%s\":{\"dtype\":\"F32\",\"shape\":[", name);
   for (int i = 0; i < rank; i++) {
-    length += (size_t)snprintf(header + length, sizeof header - length, "%s%" PRId64, i > 0 ? "," : "", shape[i]);
+    length +=
+        (size_t)snprintf(header + length, sizeof header - length, "%s%" PRId64, i > 0 ? "," : "", shape[i]);
     count *= (size_t)shape[i];
   }
   length += (size_t)snprintf(header + length, sizeof header - length, "],\"data_offsets\":[0,%zu]}}",

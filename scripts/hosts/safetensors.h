@@ -1,5 +1,5 @@
-// Tensors in a file of the safetensors format (https://huggingface.co/docs/safetensors): the header's length in
-// 8 bytes, the header in JSON, then the tensors' data, all little-endian.
+// Tensors in a file of the safetensors format (https://huggingface.co/docs/safetensors): the header's length
+// in 8 bytes, the header in JSON, then the tensors' data, all little-endian.
 #ifndef DS_HOST_SAFETENSORS_H
 #define DS_HOST_SAFETENSORS_H
 
@@ -31,8 +31,8 @@ typedef struct safetensors_file {
   void *header; // parsed; owns the names
 } safetensors_file;
 
-// Opens a file for reading. Returns false, with host_error, where it is missing or breaks the format; then there
-// is nothing to close. `path` must stay.
+// Opens a file for reading. Returns false, with host_error, where it is missing or breaks the format; then
+// there is nothing to close. `path` must stay.
 bool safetensors_open(const char *path, safetensors_file *file);
 void safetensors_close(safetensors_file *file);
 

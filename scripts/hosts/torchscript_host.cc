@@ -1,4 +1,5 @@
-// Runs a UNet that is TorchScript (ds_diffusers.export.torchscript), with nothing but LibTorch and the plugin.
+// Runs a UNet that is TorchScript (ds_diffusers.export.torchscript), with nothing but LibTorch and the
+// plugin.
 #include "host.h"
 #include "host_error.h"
 #include <cstring>
@@ -31,7 +32,8 @@ std::string last_line(const std::string &text) {
 }
 
 // Runs a function that may throw, and keeps its error.
-template <typename Function> bool guarded(const char *what, const Function &function) {
+template <typename Function>
+bool guarded(const char *what, const Function &function) {
   try {
     return function();
   } catch (const c10::Error &error) {
@@ -49,15 +51,16 @@ bool read_condition(torchscript_unet &unet, const std::string &name, at::Tensor 
   const auto dtype = dtypes.find(found->dtype);
   if (dtype == dtypes.end())
     return host_fail("%s has dtype %s, must have F32, F16, BF16 or I64", found->name, found->dtype);
-  const at::Tensor mapped = at::from_blob(const_cast<void *>(found->data), {found->shape, size_t(found->rank)},
-                                          at::TensorOptions(dtype->second));
+  const at::Tensor mapped = at::from_blob(
+      const_cast<void *>(found->data), {found->shape, size_t(found->rank)}, at::TensorOptions(dtype->second));
   // A copy, as the file may lie at an odd address.
   tensor = mapped.clone().to(unet.device);
   return true;
 }
 
 bool prepare_inputs(torchscript_unet &unet) {
-  const std::vector<c10::Argument> &arguments = unet.module.get_method("forward").function().getSchema().arguments();
+  const std::vector<c10::Argument> &arguments =
+      unet.module.get_method("forward").function().getSchema().arguments();
   for (size_t i = 1; i < arguments.size(); i++) { // the first is the module itself
     const std::string &name = arguments[i].name();
     at::Tensor tensor;
@@ -94,9 +97,11 @@ bool predict(void *, const float *sample, int64_t timestep, float *prediction) {
     torchscript_unet &unet = *opened;
     const torch::NoGradGuard no_grad;
     const at::IntArrayRef shape(unet.setup.sample_shape, 4);
-    const at::Tensor mapped = at::from_blob(const_cast<float *>(sample), shape, at::TensorOptions(at::kFloat));
+    const at::Tensor mapped =
+        at::from_blob(const_cast<float *>(sample), shape, at::TensorOptions(at::kFloat));
     unet.inputs[*unet.sample] = mapped.to(unet.device, unet.dtype);
-    unet.inputs[*unet.timestep] = at::scalar_tensor(timestep, at::TensorOptions(at::kLong).device(unet.device));
+    unet.inputs[*unet.timestep] =
+        at::scalar_tensor(timestep, at::TensorOptions(at::kLong).device(unet.device));
     const at::Tensor result = unet.module.forward(unet.inputs).toTensor();
     if (!host_check_prediction(&unet.setup, result.dim(), result.sizes().data())) return false;
     const at::Tensor read = result.to(at::kCPU, at::kFloat).contiguous();

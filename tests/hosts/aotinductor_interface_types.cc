@@ -1,5 +1,5 @@
-// Compiles only where the C host declares each function as torch's own headers do. Those come first: a function
-// that is declared once more, otherwise, is an error.
+// Compiles only where the C host declares each function as torch's own headers do. Those come first: a
+// function that is declared once more, otherwise, is an error.
 #include <torch/csrc/inductor/aoti_runtime/interface.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/c/shim.h>

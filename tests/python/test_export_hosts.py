@@ -2,6 +2,7 @@
 
 # labels: torch diffusers gpu
 import os
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -143,6 +144,103 @@ def test_package_needs_no_proxy_executor(package: Path) -> None:
 def test_aotinductor(package: Path, tmp_path: Path) -> None:
     model = export.unpack(package, tmp_path / "unpacked")
     Loop(TINY, torch.device("cpu")).check("ds_aotinductor_host", model, tmp_path)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """A file of inputs that the tiny UNet takes."""
+    file = tmp_path / "inputs.safetensors"
+    Loop(TINY, torch.device("cpu")).write_inputs(file)
+    return file
+
+
+def changed(file: Path, **tensors: Tensor | None) -> Path:
+    """The file with tensors replaced, or taken out where they are None."""
+    kept = {
+        name: tensor for name, tensor in (safetensors.load_file(file) | tensors).items() if tensor is not None
+    }
+    safetensors.save_file(kept, file)
+    return file
+
+
+def check_refused(done: subprocess.CompletedProcess, message: str, code: int = 1) -> None:
+    assert done.returncode == code
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(f"error: {message}", last), done.stderr
+
+
+def test_wrong_inputs_are_refused(package: Path, inputs: Path, tmp_path: Path) -> None:
+    """In one sentence, at whatever step it shows."""
+    model, output = str(export.unpack(package, tmp_path / "unpacked")), str(tmp_path / "latents.safetensors")
+    host = "ds_aotinductor_host"
+    check_refused(
+        run(host, model, str(inputs), output, plugin="/no/file"), "the plugin /no/file cannot be loaded: .*"
+    )
+    check_refused(
+        run(host, str(inputs), str(inputs), output), "MODEL is .*, must be the library of a package, ….so"
+    )
+    check_refused(
+        run(host, "/no/unet.so", str(inputs), output),
+        "/no/unet.so cannot be opened: No such file or directory",
+    )
+    plugin = str(library.library_path().resolve())
+    check_refused(
+        run(host, plugin, str(inputs), output), ".*libds_diffusers.so is no library that AOTInductor compiled"
+    )
+    check_refused(
+        run(host, model, str(inputs), "/no/latents"),
+        "/no/latents cannot be written: No such file or directory",
+    )
+    changed(inputs, encoder_hidden_states=torch.randn(2, 7, 5))
+    check_refused(run(host, model, str(inputs), output), ".* cannot run")
+    changed(inputs, encoder_hidden_states=torch.randn(3, 7, 16))
+    message = "encoder_hidden_states of .* has 3 rows, must have 2, two for each image of the latents"
+    check_refused(run(host, model, str(inputs), output), message)
+    changed(inputs, encoder_hidden_states=None)
+    check_refused(run(host, model, str(inputs), output), ".* has no tensor encoder_hidden_states")
+    list_of_calls = Path(model.removesuffix(".so") + ".json")
+    list_of_calls.write_text("{}")
+    check_refused(
+        run(host, model, str(inputs), output), ".* needs a proxy executor, which C cannot make: see .*"
+    )
+
+
+def test_wrong_inputs_are_refused_by_the_torchscript_host(inputs: Path, tmp_path: Path) -> None:
+    loop, host, output = Loop(TINY, torch.device("cpu")), "ds_torchscript_host", str(tmp_path / "latents")
+    model = tmp_path / "unet.pt"
+    check_refused(run(host, str(model), str(inputs), output), ".*unet.pt: .*")
+    export.torchscript(loop.unet, model, loop.example())
+    changed(inputs, encoder_hidden_states=torch.randn(2, 7, 5))
+    check_refused(run(host, str(model), str(inputs), output), "the UNet failed: .*")
+    changed(inputs, encoder_hidden_states=torch.ones(2, 7, 16, dtype=torch.int8))
+    message = "encoder_hidden_states has dtype I8, must have F32, F16, BF16 or I64"
+    check_refused(run(host, str(model), str(inputs), output), message)
+    changed(inputs, latents=torch.randn(1, 4, 8, 12, dtype=torch.float64))
+    check_refused(
+        run(host, str(model), str(inputs), output), "latents of .* has dtype F64 and 4 dimensions, .*"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a"], "1 files are named, must be MODEL INPUTS OUTPUT, see --help"),
+        (["--steps", "1.5", "a", "b", "c"], "--steps is 1.5, must be a whole number"),
+        (["--steps", "1000", "a", "b", "c"], "--steps is 1000, must be 1 to 999"),
+        (["--guidance-scale", "many", "a", "b", "c"], "--guidance-scale is many, must be 0 to 100"),
+        (["--device", "tpu", "a", "b", "c"], "--device is tpu, must be cpu or cuda"),
+        (["--what", "a", "b", "c"], "--what is no option, see --help"),
+        (["a", "b", "c", "--device"], "--device needs a value, see --help"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: list[str], message: str) -> None:
+    check_refused(run("ds_aotinductor_host", *arguments), message, code=2)
+
+
+@pytest.mark.parametrize("host", ["ds_torchscript_host", "ds_aotinductor_host"])
+def test_help(host: str) -> None:
+    done = run(host, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: {host} ")
 
 
 @pytest.mark.gpu

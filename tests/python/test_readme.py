@@ -2,6 +2,7 @@
 
 # labels: torch diffusers
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOT
 
 @pytest.fixture
 def without_network_or_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any pipeline's name gives a small one, which stays in float32 on the CPU, and each takes two steps."""
+    """Any pipeline's name gives a small one, which stays in float32 on the CPU, and each takes two steps.
+    Nothing is compiled, which takes half a minute: test_export_hosts does it."""
     folder = write_pipeline(tmp_path)
     load = diffusers.DiffusionPipeline.from_pretrained
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda *_, **__: load(folder))
@@ -31,7 +33,14 @@ def without_network_or_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "__call__",
         lambda pipeline, prompt: call(pipeline, prompt, num_inference_steps=2),
     )
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", package_without_code)
     monkeypatch.chdir(tmp_path)
+
+
+def package_without_code(program: torch.export.ExportedProgram, package_path: str) -> str:
+    with zipfile.ZipFile(package_path, "w") as archive:
+        archive.writestr(f"{Path(package_path).stem}/data/aotinductor/model/model.so", "")
+    return package_path
 
 
 def test_readme_has_examples() -> None:
@@ -54,6 +63,8 @@ def test_example_runs(number: int, without_network_or_gpu: None, capsys: pytest.
         assert variables["drawing"].size == (64, 64)
         kinds = [type(module).__name__ for module in variables["pipeline"].unet.modules()]
         assert "DeepSpeedDiffusersTransformerBlock" in kinds and "BasicTransformerBlock" not in kinds
+    if "compiled_library" in variables:
+        assert variables["compiled_library"].is_file()
     if "normalised" in variables:
         expected = torch.nn.functional.layer_norm(variables["hidden_states"], (320,))
         torch.testing.assert_close(variables["normalised"], expected)
