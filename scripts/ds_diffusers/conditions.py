@@ -42,7 +42,7 @@ def call_obstacle(
     return (
         _hidden_states_obstacle(hidden_states)
         or _state_obstacle(hidden_states.device.type)
-        or _autocast_obstacle(hidden_states.device.type)
+        or _autocast_obstacle(hidden_states)
         or _inputs_obstacle(contexts_and_masks, hidden_states, heads)
         or parameters_obstacle(parameters, hidden_states.dtype, hidden_states.device)
         or _gradient_obstacle((hidden_states, *contexts_and_masks.values(), *parameters.values()))
@@ -152,8 +152,13 @@ def _state_obstacle(device_type: str) -> str | None:
     return None
 
 
-def _autocast_obstacle(device_type: str) -> str | None:
-    return f"autocast is on for {device_type}" if torch.is_autocast_enabled(device_type) else None
+def _autocast_obstacle(hidden_states: Tensor) -> str | None:
+    device_type, dtype = hidden_states.device.type, hidden_states.dtype
+    if not torch.is_autocast_enabled(device_type):
+        return None
+    # In its own dtype, autocast has only the norms' results in float32, which the layers round again.
+    chosen = torch.get_autocast_dtype(device_type)
+    return None if chosen == dtype else f"autocast to {chosen} is on, hidden_states has dtype {dtype}"
 
 
 def _inputs_obstacle(inputs: dict[str, Tensor], hidden_states: Tensor, heads: int) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -65,6 +67,14 @@ def _controlnet_config(**others: Any) -> Arguments:
 _CONTROL_IMAGE = (2, 3, 16, 16)
 
 
+def _pipeline_module(name: str) -> ModuleType:
+    """diffusers' pipelines.`name`, which releases move to pipelines.deprecated when they like."""
+    try:
+        return importlib.import_module(f"diffusers.pipelines.deprecated.{name}")
+    except ModuleNotFoundError:
+        return importlib.import_module(f"diffusers.pipelines.{name}")
+
+
 def unet2d_condition() -> nn.Module:
     from diffusers import UNet2DConditionModel
 
@@ -104,9 +114,8 @@ def spatio_temporal_arguments() -> Arguments:
 
 
 def unet_flat_condition() -> nn.Module:
-    from diffusers.pipelines.deprecated.versatile_diffusion.modeling_text_unet import UNetFlatConditionModel
-
-    return UNetFlatConditionModel(**_unet_config("Flat"))
+    module = _pipeline_module("versatile_diffusion.modeling_text_unet")
+    return module.UNetFlatConditionModel(**_unet_config("Flat"))
 
 
 def audio_unet() -> nn.Module:
@@ -356,7 +365,6 @@ def dreamlite() -> nn.Module:
 
 
 def paint_by_example_encoder() -> nn.Module:
-    from diffusers.pipelines.deprecated.paint_by_example.image_encoder import PaintByExampleImageEncoder
     from transformers import CLIPVisionConfig
 
     config = CLIPVisionConfig(
@@ -368,7 +376,7 @@ def paint_by_example_encoder() -> nn.Module:
         image_size=16,
         patch_size=8,
     )
-    return PaintByExampleImageEncoder(config)
+    return _pipeline_module("paint_by_example.image_encoder").PaintByExampleImageEncoder(config)
 
 
 def image_features() -> Arguments:

@@ -497,15 +497,33 @@ def test_gradient_checkpointing() -> None:
         assert torch.equal(parameter.grad, other)
 
 
+@pytest.mark.parametrize("change", [lambda block: None, lambda block: own_class(block.attn1.to_q)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast(dtype: torch.dtype) -> None:
-    """The dtypes of a block in segments are those that it has as diffusers' own."""
+def test_autocast(dtype: torch.dtype, change: Change) -> None:
+    """In its own dtype a block may run as one operator. In segments its layers and processors see the dtypes
+    that they see as diffusers' own."""
     block = make_block().to(dtype)
+    change(block)
     values = block_arguments(block)
     result, expected = run_patched_and_not(block, values, autocast_without_gradients)
     torch.testing.assert_close(result, expected, rtol=0.02, atol=0.02)
-    check_path(block, "segments", "autocast is on for cpu")
-    check_fused(block, values)
+    report = ds_diffusers.report(block)[0]
+    if type(block.attn1.to_q) is OwnLinear:
+        assert (report.path, report.segmented_calls) == ("segments", 1)
+    elif dtype == torch.float32:
+        reason = "autocast to torch.bfloat16 is on, hidden_states has dtype torch.float32"
+        check_path(block, "segments", reason)
+        check_fused(block, values)
+    else:
+        assert (report.path, report.fused_calls) == ("block_forward", 1)
+
+
+def test_autocast_while_compiling() -> None:
+    block = ds_diffusers.patch(make_block().bfloat16())
+    values = block_arguments(block)
+    with autocast_without_gradients():
+        compiled = torch.compile(block, fullgraph=True, backend="eager")(**values)
+        torch.testing.assert_close(compiled, block(**values))
 
 
 @contextmanager
