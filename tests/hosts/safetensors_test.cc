@@ -78,7 +78,10 @@ TEST_F(Safetensors, RefusesFilesThatBreakTheFormat) {
     EXPECT_EQ(error(), path_ + " is no safetensors file: its header is no JSON") << header;
   }
   for (const char *entry : {
-           "1", "{}", R"({"dtype":"F32","shape":[2]})", R"({"dtype":"F32","shape":[2],"data_offsets":[0]})",
+           "1",
+           "{}",
+           R"({"dtype":"F32","shape":[2]})",
+           R"({"dtype":"F32","shape":[2],"data_offsets":[0]})",
            R"({"dtype":1,"shape":[2],"data_offsets":[0,8]})",
            R"({"dtype":"F32","shape":2,"data_offsets":[0,8]})",
            R"({"dtype":"F32","shape":[2.5],"data_offsets":[0,8]})",
