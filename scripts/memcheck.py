@@ -13,18 +13,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from test_summary import (
     FAILED,
     PASSED,
-    SKIPPED,
     Result,
-    junit_file,
     print_table,
     print_total,
-    python_results,
+    report_of,
 )
 
 # Without PyTorch's cache each tensor is an allocation of its own, so that a step past its end is seen.
@@ -84,40 +81,23 @@ def merged(tests: list[dict]) -> list[tuple[list[str], dict[str, str]]]:
     return list(commands.values())
 
 
-def native_results(report: Path) -> list[Result]:
-    """One result for each test that ran, of the file that GoogleTest wrote."""
-    results = []
-    for case in ElementTree.parse(report).iter("testcase"):
-        name = f"{case.get('classname')}.{case.get('name')}"
-        skipped = case.find("skipped")
-        if case.find("failure") is not None:
-            results.append(Result(name, ["gpu"], FAILED))
-        elif skipped is not None:
-            reason = (skipped.get("message") or "no reason printed").strip().splitlines()[-1]
-            results.append(Result(name, ["gpu"], SKIPPED, reason))
-        elif case.get("status") == "run":
-            results.append(Result(name, ["gpu"], PASSED))
-    return results
-
-
 def run(command: list[str], variables: dict[str, str], report: Path) -> list[Result]:
     """Runs a command under the sanitizer and returns the results of its GPU tests. What fails without a test
     that fails is a failure of its own."""
     shown = " ".join(argument for argument in command if not argument.startswith(FILTER))
     print(f"\n== memcheck: {shown}", flush=True)
-    native = any(argument.startswith(FILTER) for argument in command)
-    own = report if native else junit_file(command)
+    if any(argument.startswith(FILTER) for argument in command):
+        command = [*command, f"--gtest_output=xml:{report}"]
+    own = report_of(command)
     if own is not None:
-        own.unlink(missing_ok=True)
-    output = [f"--gtest_output=xml:{report}"] if native else []
+        own[0].unlink(missing_ok=True)
     prefix = [sanitizer(), "--tool", "memcheck", "--error-exitcode", "99", "--target-processes", "all"]
-    ended_well = subprocess.run([*prefix, *command, *output], env=variables).returncode == 0
+    ended_well = subprocess.run([*prefix, *command], env=variables).returncode == 0
     if own is None:
         return [Result(shown, ["gpu"], PASSED if ended_well else FAILED)]
-    results = []
-    if own.exists():
-        results = native_results(own) if native else python_results(own, ["gpu"])
-        results = [result for result in results if "gpu" in result.labels]
+    file, read = own
+    results = read(file, ["gpu"]) if file.exists() else []
+    results = [result for result in results if "gpu" in result.labels]
     if not ended_well and all(result.outcome != FAILED for result in results):
         results.append(Result(shown, ["gpu"], FAILED))
     return results

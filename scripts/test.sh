@@ -39,7 +39,7 @@ run_tests() {
   shift 2
   say "testing in $folder"
   rm -f "$folder/ctest.json" "$folder/ctest.xml"
-  find "$folder/tests" -name 'test_*.xml' -delete
+  find "$folder/tests" -name '*.xml' -delete
   ctest --test-dir "$folder" --show-only=json-v1 "$@" >"$folder/ctest.json"
   ctest --test-dir "$folder" --output-junit "$root/$folder/ctest.xml" --output-on-failure --no-tests=error \
     --parallel "$jobs" "$@" || failed=1
@@ -53,7 +53,7 @@ if [ $setup = yes ]; then
 fi
 
 preset=release
-arguments=(-D "DS_PYTHON=$(command -v python3)" -D DS_TEST_TORCH=ON)
+arguments=(-D "DS_PYTHON=$(command -v python3)" -D DS_TEST_TORCH=ON -D "DS_TEST_SHARDS=$jobs")
 if [ $cpu = yes ]; then
   arguments+=(-D DS_CUDA=OFF)
 elif has_cuda_compiler; then
@@ -75,7 +75,7 @@ if [ $gpu_only = yes ]; then
   run_tests build/$preset build/$preset -L '^gpu$'
 else
   run_tests build/$preset build/$preset
-  build asan
+  build asan -D "DS_TEST_SHARDS=$jobs"
   run_tests build/asan build/asan=sanitize -L '^unit$'
 fi
 

@@ -3,8 +3,8 @@
 usage: test_summary.py FOLDER[=LABEL]...
 
 FOLDER is a build folder with `ctest.json` (ctest --show-only=json-v1) and `ctest.xml` (ctest --output-junit)
-of the same selection. With LABEL, its tests are counted under that label alone. A CTest entry that runs a
-file of Python tests is replaced by the tests that its own JUnit file lists.
+of the same selection. With LABEL, its tests are counted under that label alone. A CTest entry that writes a
+report of its own (pytest's `--junitxml=`, GoogleTest's `--gtest_output=xml:`) is replaced by the tests in it.
 """
 
 import json
@@ -12,6 +12,7 @@ import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +54,10 @@ def native_result(case: ElementTree.Element, labels: list[str]) -> Result:
     return Result(name, labels, FAILED)
 
 
-def python_results(junit: Path, labels: list[str]) -> list[Result]:
-    """One result for each test in a JUnit file of pytest; the property `label` of a test adds a label."""
+def python_results(report: Path, labels: list[str]) -> list[Result]:
+    """One result for each test in a report of pytest; the property `label` of a test adds a label."""
     results = []
-    for case in ElementTree.parse(junit).iter("testcase"):
+    for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname')}::{case.get('name')}"
         extra = [item.get("value", "") for item in case.iter("property") if item.get("name") == "label"]
         # A file may be labelled gpu for the sake of some of its tests.
@@ -71,10 +72,31 @@ def python_results(junit: Path, labels: list[str]) -> list[Result]:
     return results
 
 
-def junit_file(command: list[str]) -> Path | None:
+def google_results(report: Path, labels: list[str]) -> list[Result]:
+    """One result for each test that ran, in a report of GoogleTest."""
+    results = []
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('classname')}.{case.get('name')}"
+        skipped = case.find("skipped")
+        if case.find("failure") is not None:
+            results.append(Result(name, labels, FAILED))
+        elif skipped is not None:
+            reason = (skipped.get("message") or "no reason printed").strip().splitlines()[-1]
+            results.append(Result(name, labels, SKIPPED, reason))
+        elif case.get("status") == "run":
+            results.append(Result(name, labels, PASSED))
+    return results
+
+
+REPORTS = {"--junitxml=": python_results, "--gtest_output=xml:": google_results}
+
+
+def report_of(command: list[str]) -> tuple[Path, Callable] | None:
+    """Where the command writes a report, and the function that reads it; None where it writes none."""
     for argument in command:
-        if argument.startswith("--junitxml="):
-            return Path(argument.removeprefix("--junitxml="))
+        for option, read in REPORTS.items():
+            if argument.startswith(option):
+                return Path(argument.removeprefix(option)), read
     return None
 
 
@@ -85,12 +107,17 @@ def folder_results(folder: Path, label: str) -> list[Result]:
         name = case.get("name", "")
         entry = tests.pop(name)
         whole = native_result(case, entry["labels"])
-        junit = junit_file(entry["command"])
-        single = python_results(junit, entry["labels"]) if junit is not None and junit.exists() else []
-        # A process that crashed, ran too long or failed while collecting is a failure of its own.
-        if not single or (whole.outcome == FAILED and all(result.outcome != FAILED for result in single)):
-            single.append(whole)
+        report = report_of(entry["command"])
+        if report is None:
+            results.append(whole)
+            continue
+        file, read = report
+        single = read(file, entry["labels"]) if file.exists() else []
         results += single
+        # A process that crashed, ran too long, ended early or failed while collecting is a failure of its own.
+        ended_well = whole.outcome != FAILED and file.exists()
+        if not ended_well and all(result.outcome != FAILED for result in single):
+            results.append(Result(name, entry["labels"], FAILED))
     results += [Result(name, entry["labels"], FAILED) for name, entry in tests.items()]
     for result in results:
         result.labels = [label] if label else result.labels

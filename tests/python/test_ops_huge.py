@@ -1,6 +1,7 @@
 """Tensors of more than 2³¹ elements: offsets and counts that do not fit into 32 bits."""
 
 # labels: torch gpu
+# alone
 import pytest
 import torch
 
