@@ -221,7 +221,7 @@ def _feed_forward(
         return _sum(update, hidden_states, gate)
     if not segments.last_linear or gate is not None:
         return _sum(_feed_forward_update(block.ff, segments, normed), hidden_states, gate)
-    linear = block.ff.net[2]
+    linear = block.ff.net._modules["2"]
     inner = _inner_states(block.ff, segments, normed)
     if linear.bias is None or inner.dtype != hidden_states.dtype:
         return _sum(linear(inner), hidden_states, None)
@@ -235,14 +235,15 @@ def _feed_forward_update(feed_forward: nn.Module, segments: Segments, normed: Te
     if not (segments.gate or segments.last_linear):
         return feed_forward(normed)
     states = _inner_states(feed_forward, segments, normed)
-    for layer in list(feed_forward.net)[2:]:
+    for layer in list(feed_forward.net._modules.values())[2:]:
         states = layer(states)
     return states
 
 
 def _inner_states(feed_forward: nn.Module, segments: Segments, normed: Tensor) -> Tensor:
     """What the feed-forward's last linear layer takes."""
-    activation, dropout = feed_forward.net[0], feed_forward.net[1]
+    layers = feed_forward.net._modules  # indexing the ModuleList itself takes as long as a small operator
+    activation, dropout = layers["0"], layers["1"]
     states = _gated(activation, segments, normed) if segments.gate else activation(normed)
     return states if _is_idle_dropout(dropout) else dropout(states)
 

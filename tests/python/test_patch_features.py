@@ -66,8 +66,7 @@ def lora(*targets: str, adapter: str = "default") -> Callable[[UNet2DConditionMo
         peft = pytest.importorskip("peft")
         torch.manual_seed(len(adapter))
         config = peft.LoraConfig(r=4, target_modules=list(targets), init_lora_weights=False)
-        with torch.device(unet.device):
-            unet.add_adapter(config, adapter_name=adapter)
+        unet.add_adapter(config, adapter_name=adapter)
 
     return apply
 
@@ -356,6 +355,21 @@ def test_lora_in_some_blocks() -> None:
     lora("mid_block.attentions.0.transformer_blocks.0.attn2.to_v")(unet)
     assert fused_blocks(unet) == BLOCKS - 1
     assert ds_diffusers.report(unet).reasons("segments") == {f"attn2.to_v {LORA}": 1}
+
+
+def test_training_of_lora() -> None:
+    """Blocks that need no gradient run fused, the others as diffusers' own."""
+    unet = sd15_unet().requires_grad_(False)
+    lora("mid_block.attentions.0.transformer_blocks.0.attn2.to_v")(unet)
+    patched = ds_diffusers.patch(copy.deepcopy(unet))
+    gradients = []
+    for model in (unet, patched):
+        run_unet(model, unet_arguments(model)).square().mean().backward()
+        gradients.append([value.grad for value in model.parameters() if value.requires_grad])
+    assert len(gradients[0]) == 2
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+    calls = [(block.fused_calls, block.original_calls) for block in ds_diffusers.report(patched)]
+    assert sorted(calls) == [(0, 1)] * 5 + [(1, 0)] * 2
 
 
 def test_residuals_of_a_controlnet() -> None:
