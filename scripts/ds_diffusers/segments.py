@@ -270,15 +270,16 @@ def _norm_of_sum(
     update: Tensor | None, residual: Tensor, gate: Tensor | None, norm: nn.Module, fused: bool
 ) -> tuple[Tensor, Tensor]:
     """The norm of update · gate + residual, and this sum. update None: of residual alone."""
-    if update is None:
-        return _norm(residual, norm, fused), residual
-    if fused and gate is None and _are_alike(update, residual) and _has_dtype_of(norm, residual):
+    is_one_operator = fused and update is not None and gate is None
+    if is_one_operator and _are_alike(update, residual) and _has_dtype_of(norm, residual):
         return _call(_residual_layer_norm, update, None, residual, norm.weight, norm.bias, norm.eps)
     total = _sum(update, residual, gate)
     return _norm(total, norm, fused), total
 
 
-def _sum(update: Tensor, residual: Tensor, gate: Tensor | None) -> Tensor:
+def _sum(update: Tensor | None, residual: Tensor, gate: Tensor | None) -> Tensor:
+    if update is None:
+        return residual
     if gate is None:
         total = update + residual
     elif gate.dtype == update.dtype == residual.dtype:

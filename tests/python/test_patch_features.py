@@ -83,6 +83,7 @@ def hot_swapped(unet: UNet2DConditionModel) -> None:
     """Other weights in the place of a loaded adapter's."""
     peft = pytest.importorskip("peft")
     lora("to_q", "ff.net.2")(unet)
+    run(unet)
     weights = peft.get_peft_model_state_dict(unet, adapter_name="default")
     torch.manual_seed(9)
     peft.set_peft_model_state_dict(

@@ -106,6 +106,18 @@ FORMS = {
     "gelu": Form((*NORMS, "last_linear"), {"activation_fn": "gelu"}),
     "linear_silu": Form((*NORMS, "last_linear"), {"activation_fn": "linear-silu"}),
     "grounding": Form(ALL, {"attention_type": "gated"}, unchanged, grounding),
+    "grounding_with_ada_norm": Form(
+        ("norm3", *FEED_FORWARD),
+        {"attention_type": "gated", "norm_type": "ada_norm", "num_embeds_ada_norm": 10},
+        unchanged,
+        lambda block: grounding(block) | {"timestep": torch.tensor(3, device=block.ff.net[2].weight.device)},
+    ),
+    "grounding_with_ada_norm_single": Form(
+        ("norm1", "norm2", *FEED_FORWARD),
+        {"attention_type": "gated", "norm_type": "ada_norm_single"},
+        unchanged,
+        lambda block: grounding(block) | modulation(block),
+    ),
     "ada_norm": Form(
         ("norm3", *FEED_FORWARD),
         {"norm_type": "ada_norm", "num_embeds_ada_norm": 10},
