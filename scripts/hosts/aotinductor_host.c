@@ -1,12 +1,13 @@
 // Runs a UNet that AOTInductor compiled (ds_diffusers.export.aotinductor and unpack), in plain C, with
 // nothing but LibTorch and the plugin.
-#define _GNU_SOURCE // access, realpath
+#define _GNU_SOURCE // access, realpath, setenv
 #include "aotinductor_interface.h"
 #include "host.h"
 #include "host_error.h"
 #include <cjson/cJSON.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ static struct {
 #define DS_FUNCTION_POINTER(name, arguments) AOTIRuntimeError(*name) arguments;
     DS_MODEL_CONTAINER(DS_FUNCTION_POINTER)
   } container_functions;
+  AOTIRuntimeError (*last_error)(const char **message); // NULL where torch is too old for it
   AOTInductorModelContainerHandle container;
   cJSON *names; // of the inputs, in order
   int input_count;
@@ -41,9 +43,14 @@ static bool torch_works(AOTITorchError error, const char *what) {
                    reason != NULL ? reason() : "");
 }
 
-// Calls of the compiled library, which prints the reason of an error itself.
+// Calls of the compiled library. It prints the reason of an error itself; newer ones can be asked for it as
+// well.
 static bool model_works(AOTIRuntimeError error, const char *what) {
-  return error == 0 || host_fail("%s cannot %s", unet.setup.model, what);
+  if (error == 0) return true;
+  const char *reason = NULL;
+  if (unet.last_error == NULL || unet.last_error(&reason) != 0 || reason == NULL) reason = "";
+  return host_fail("%s cannot %s%s%.*s", unet.setup.model, what, *reason != '\0' ? ": " : "",
+                   (int)strcspn(reason, "\n"), reason);
 }
 
 static int32_t device_type(void) {
@@ -156,16 +163,62 @@ static bool prepare_inputs(void) {
   return true;
 }
 
+// The path of a file beside the library that has its name but for the ending.
+static bool name_beside(const char *ending, char path[PATH_MAX]) {
+  const size_t length = strlen(unet.setup.model);
+  if (length < 3 || strcmp(unet.setup.model + length - 3, ".so") != 0)
+    return host_fail("MODEL is %s, must be the library of a package, ….so", unet.setup.model);
+  const int written = snprintf(path, PATH_MAX, "%.*s%s", (int)length - 3, unet.setup.model, ending);
+  return written < PATH_MAX || host_fail("the path %s is too long", unet.setup.model);
+}
+
 // Operators of others than the plugin may be called in ways that only a C++ program can serve. AOTInductor
-// lists these beside the library, in a file of its name.
+// lists these beside the library.
 static bool check_executor(void) {
   char list[PATH_MAX];
-  const size_t length = strlen(unet.setup.model);
-  if (length < 3 || strcmp(unet.setup.model + length - 3, ".so") != 0 || length + 3 > sizeof list)
-    return host_fail("MODEL is %s, must be the library of a package, ….so", unet.setup.model);
-  snprintf(list, sizeof list, "%.*s.json", (int)length - 3, unet.setup.model);
+  if (!name_beside(".json", list)) return false;
   return access(list, F_OK) != 0 ||
          host_fail("%s needs a proxy executor, which C cannot make: see %s", unet.setup.model, list);
+}
+
+static cJSON *read_json(const char *path) {
+  char text[4096];
+  FILE *file = fopen(path, "rb");
+  if (file == NULL) {
+    host_fail("%s cannot be opened: %s; the whole package must lie there", path, strerror(errno));
+    return NULL;
+  }
+  const size_t length = fread(text, 1, sizeof text, file);
+  fclose(file);
+  cJSON *read = cJSON_ParseWithLength(text, length);
+  if (read == NULL) host_fail("%s is no JSON", path);
+  return read;
+}
+
+static bool check_sizes(const cJSON *metadata) {
+  const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(metadata, "DS_SIZE_MULTIPLE"));
+  const long multiple = text != NULL ? strtol(text, NULL, 10) : 0;
+  if (multiple < 1) return host_fail("%s is no UNet that ds_diffusers.export wrote", unet.setup.model);
+  const int64_t *shape = unet.setup.sample_shape;
+  return (shape[2] % multiple == 0 && shape[3] % multiple == 0) ||
+         host_fail("the latents' height and width are %" PRId64 " and %" PRId64 ", must be multiples of %ld",
+                   shape[2], shape[3], multiple);
+}
+
+// What the compiled code takes for granted.
+static bool check_metadata(void) {
+  char path[PATH_MAX];
+  if (!name_beside("_metadata.json", path)) return false;
+  cJSON *metadata = read_json(path);
+  if (metadata == NULL) return false;
+  const char *device = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(metadata, "AOTI_DEVICE_KEY"));
+  const char *wanted = unet.setup.cuda ? "cuda" : "cpu";
+  const bool fits = (device != NULL && strcmp(device, wanted) == 0) ||
+                    host_fail("--device is %s, but %s was compiled for %s", wanted, unet.setup.model,
+                              device != NULL ? device : "an unknown one");
+  const bool works = fits && check_sizes(metadata);
+  cJSON_Delete(metadata);
+  return works;
 }
 
 static bool open_container(void) {
@@ -181,6 +234,7 @@ static bool open_container(void) {
   if (unet.container_functions.name == NULL)                                                                 \
     return host_fail("%s is no library that AOTInductor compiled", unet.setup.model);
   DS_MODEL_CONTAINER(DS_FIND_FUNCTION)
+  *(void **)&unet.last_error = dlsym(library, "AOTInductorGetLastError");
   return model_works(
       unet.container_functions.CreateWithDevice(&unet.container, 1, unet.setup.cuda ? "cuda" : "cpu", folder),
       "be opened");
@@ -190,7 +244,9 @@ static bool open_unet(const host_setup *setup) {
   unet.setup = *setup;
   if (dlopen(setup->plugin, RTLD_NOW) == NULL)
     return host_fail("the plugin %s cannot be loaded: %s", setup->plugin, dlerror());
-  return check_executor() && open_container() && read_input_names() && prepare_inputs();
+  // Otherwise the compiled code takes dtypes and sizes on trust.
+  setenv("AOTI_RUNTIME_CHECK_INPUTS", "1", 1);
+  return check_executor() && check_metadata() && open_container() && read_input_names() && prepare_inputs();
 }
 
 static bool read_prediction(AtenTensorHandle result, float *prediction) {

@@ -1,6 +1,7 @@
 """Exported UNets in programs without Python: in C++ with TorchScript, in C with AOTInductor's library."""
 
 # labels: torch diffusers gpu
+import json
 import os
 import re
 import subprocess
@@ -172,37 +173,42 @@ def check_refused(done: subprocess.CompletedProcess, message: str, code: int = 1
 def test_wrong_inputs_are_refused(package: Path, inputs: Path, tmp_path: Path) -> None:
     """In one sentence, at whatever step it shows."""
     model, output = str(export.unpack(package, tmp_path / "unpacked")), str(tmp_path / "latents.safetensors")
-    host = "ds_aotinductor_host"
-    check_refused(
-        run(host, model, str(inputs), output, plugin="/no/file"), "the plugin /no/file cannot be loaded: .*"
-    )
-    check_refused(
-        run(host, str(inputs), str(inputs), output), "MODEL is .*, must be the library of a package, ….so"
-    )
-    check_refused(
-        run(host, "/no/unet.so", str(inputs), output),
-        "/no/unet.so cannot be opened: No such file or directory",
-    )
-    plugin = str(library.library_path().resolve())
-    check_refused(
-        run(host, plugin, str(inputs), output), ".*libds_diffusers.so is no library that AOTInductor compiled"
-    )
-    check_refused(
-        run(host, model, str(inputs), "/no/latents"),
-        "/no/latents cannot be written: No such file or directory",
-    )
+
+    def check(message: str, model: str = model, output: str = output, **named: str) -> None:
+        check_refused(run("ds_aotinductor_host", model, str(inputs), output, **named), message)
+
+    check("the plugin /no/file cannot be loaded: .*", plugin="/no/file")
+    check("MODEL is .*, must be the library of a package, ….so", model=str(inputs))
+    check("/no/unet_metadata.json cannot be opened: No such file or directory; .*", model="/no/unet.so")
+    check("/no/latents cannot be written: No such file or directory", output="/no/latents")
+    # Which of the two it is, newer releases of LibTorch put into the sentence; all print it.
     changed(inputs, encoder_hidden_states=torch.randn(2, 7, 5))
-    check_refused(run(host, model, str(inputs), output), ".* cannot run")
+    check(".* cannot run(: .*unmatched dim value.*)?")
+    changed(inputs, encoder_hidden_states=torch.randn(2, 7, 16, dtype=torch.bfloat16))
+    check(".* cannot run(: .*unmatched dtype.*)?")
     changed(inputs, encoder_hidden_states=torch.randn(3, 7, 16))
-    message = "encoder_hidden_states of .* has 3 rows, must have 2, two for each image of the latents"
-    check_refused(run(host, model, str(inputs), output), message)
+    check("encoder_hidden_states of .* has 3 rows, must have 2, two for each image of the latents")
     changed(inputs, encoder_hidden_states=None)
-    check_refused(run(host, model, str(inputs), output), ".* has no tensor encoder_hidden_states")
-    list_of_calls = Path(model.removesuffix(".so") + ".json")
-    list_of_calls.write_text("{}")
-    check_refused(
-        run(host, model, str(inputs), output), ".* needs a proxy executor, which C cannot make: see .*"
-    )
+    check(".* has no tensor encoder_hidden_states")
+
+
+def test_what_a_package_says_is_respected(package: Path, inputs: Path, tmp_path: Path) -> None:
+    model = export.unpack(package, tmp_path / "unpacked")
+    metadata_file = model.with_name(f"{model.stem}_metadata.json")
+    metadata = json.loads(metadata_file.read_text())
+    assert metadata["DS_SIZE_MULTIPLE"] == "1"
+
+    def check(message: str, *options: str) -> None:
+        files = (str(model), str(inputs), str(tmp_path / "latents.safetensors"))
+        check_refused(run("ds_aotinductor_host", *options, *files), message)
+
+    check("--device is cuda, but .* was compiled for cpu", "--device", "cuda")
+    metadata_file.write_text(json.dumps(metadata | {"DS_SIZE_MULTIPLE": "8"}))
+    check("the latents' height and width are 8 and 12, must be multiples of 8")
+    metadata_file.write_text(json.dumps(metadata | {"DS_SIZE_MULTIPLE": "no"}))
+    check(".* is no UNet that ds_diffusers.export wrote")
+    model.with_suffix(".json").write_text("{}")
+    check(".* needs a proxy executor, which C cannot make: see .*")
 
 
 def test_wrong_inputs_are_refused_by_the_torchscript_host(inputs: Path, tmp_path: Path) -> None:

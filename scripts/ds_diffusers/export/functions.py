@@ -136,6 +136,12 @@ def _check_result(
     raise ExportError(f"the exported model does not work with {name} ({sizes}): {difference}")
 
 
+def size_multiple(model: nn.Module) -> int:
+    """What the height and width of a UNet's sample are multiples of where all its upsamplers double: 2 to
+    their number; 1 for other models."""
+    return 2 ** getattr(model, "num_upsamplers", 0)
+
+
 def existing_folder(path: str | os.PathLike[str]) -> str:
     """The path as a string; ValueError where the folder to write in is missing."""
     folder = os.path.dirname(os.path.abspath(path))

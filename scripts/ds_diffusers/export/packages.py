@@ -10,9 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from .functions import Inputs, existing_folder
+from .functions import Inputs, existing_folder, size_multiple
 from .programs import Dynamic, program
 from .shims import c_shims
+
+# In the package's metadata: what the compiled code takes the sample's height and width to be multiples of.
+SIZE_MULTIPLE = "DS_SIZE_MULTIPLE"
 
 
 def aotinductor(
@@ -52,7 +55,11 @@ def aotinductor(
 
     import torch._inductor.config
 
-    settings = {"aot_inductor.custom_ops_to_c_shims": c_shims()} | dict(inductor_configs or {})
+    settings: dict[str, Any] = {
+        "aot_inductor.custom_ops_to_c_shims": c_shims(),
+        "aot_inductor.metadata": {SIZE_MULTIPLE: str(size_multiple(unet))},
+    }
+    settings |= inductor_configs or {}
     with torch._inductor.config.patch(settings), torch.no_grad():
         return Path(torch._inductor.aoti_compile_and_package(made, package_path=str(package)))
 

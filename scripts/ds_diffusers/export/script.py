@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..layout import GROUPS
-from .functions import Export, Inputs, existing_folder
+from .functions import Export, Inputs, existing_folder, size_multiple
 
 
 def torchscript(
@@ -65,7 +65,7 @@ def _traced_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Ten
     A UNet hands its upsamplers the sizes to make only where the sample's are no multiple of all their
     factors; otherwise they double, in a trace for good.
     """
-    factor = 2 ** getattr(model, "num_upsamplers", 0)
+    factor = size_multiple(model)
     images = [name for name, value in inputs.items() if value.dim() >= 4]
     if factor == 1 or images != ["sample"] or inputs["sample"].dim() != 4:
         return inputs
