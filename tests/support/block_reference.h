@@ -4,6 +4,7 @@
 #define DS_TESTS_BLOCK_REFERENCE_H
 
 #include "block_case.h"
+#include <numeric>
 
 namespace ds_tests {
 
@@ -51,15 +52,14 @@ public:
   }
 
   grid linear(const std::string &name, const grid &x) {
-    const int64_t features = block_.at(name + "_weight").sizes[0];
-    grid result(x.size(), std::vector<double>(static_cast<size_t>(features)));
-    for (size_t row = 0; row < x.size(); row++)
-      for (size_t out = 0; out < result[row].size(); out++) {
-        result[row][out] = vector_at(name + "_bias", out, 0.0);
-        for (size_t in = 0; in < x[row].size(); in++)
-          result[row][out] +=
-              x[row][in] * weight_at(name, static_cast<int64_t>(out), static_cast<int64_t>(in));
-      }
+    const auto features = static_cast<size_t>(block_.at(name + "_weight").sizes[0]);
+    grid result(x.size(), std::vector<double>(features));
+    for (size_t out = 0; out < features; out++) {
+      const std::vector<double> weights = weights_of(name, static_cast<int64_t>(out));
+      const double bias = vector_at(name + "_bias", out, 0.0);
+      for (size_t row = 0; row < x.size(); row++)
+        result[row][out] = std::inner_product(weights.begin(), weights.end(), x[row].begin(), bias);
+    }
     return result;
   }
 
@@ -101,13 +101,23 @@ public:
   }
 
 private:
-  // What the weight stands for, where it is quantised.
-  double weight_at(const std::string &name, int64_t out, int64_t in) {
-    tensor &weight = block_.at(name + "_weight");
-    if (!block_.has(name + "_scale")) return weight.at({out, in});
-    tensor &scale = block_.at(name + "_scale");
-    if (scale.sizes.size() == 1) return weight.at({out, in}) * scale.at({out});
-    return weight.at({out, in}) * scale.at({out, in / (weight.sizes[1] / scale.sizes[1])});
+  // A row of the weight, or what it stands for where it is quantised.
+  std::vector<double> weights_of(const std::string &name, int64_t out) {
+    const tensor &weight = block_.at(name + "_weight");
+    const tensor *scale = block_.has(name + "_scale") ? &block_.at(name + "_scale") : nullptr;
+    std::vector<double> weights(static_cast<size_t>(weight.sizes[1]));
+    for (index_list index = {out, 0}; index[1] < weight.sizes[1]; index[1]++)
+      weights[static_cast<size_t>(index[1])] = weight.at(index);
+    if (scale == nullptr) return weights;
+    const bool whole_rows = scale->sizes.size() == 1;
+    const size_t groups = whole_rows ? 1 : static_cast<size_t>(scale->sizes[1]),
+                 size = weights.size() / groups;
+    for (size_t group = 0; group < groups; group++) {
+      const double factor =
+          scale->at(whole_rows ? index_list{out} : index_list{out, static_cast<int64_t>(group)});
+      for (size_t in = group * size; in < (group + 1) * size; in++) weights[in] *= factor;
+    }
+    return weights;
   }
 
   double vector_at(const std::string &name, size_t index, double otherwise) {

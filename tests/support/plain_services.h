@@ -6,6 +6,7 @@
 #include "float_format.h"
 #include <cstdlib>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 namespace ds_tests {
@@ -71,6 +72,22 @@ private:
     return DS_OK;
   }
 
+  static std::vector<double> read_row(ds_dtype dtype, const void *data, int64_t offset, int64_t count) {
+    const auto bytes = static_cast<int64_t>(ds_dtype_bytes(dtype));
+    std::vector<double> row(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; i++)
+      row[static_cast<size_t>(i)] =
+          read_element(dtype, static_cast<const char *>(data) + (offset + i) * bytes);
+    return row;
+  }
+
+  static std::vector<std::vector<double>> read_rows(ds_dtype dtype, const void *data, int64_t rows,
+                                                    int64_t row_stride, int64_t cols) {
+    std::vector<std::vector<double>> all;
+    for (int64_t row = 0; row < rows; row++) all.push_back(read_row(dtype, data, row * row_stride, cols));
+    return all;
+  }
+
   static ds_status linear(void *host, const ds_linear_params *p) {
     auto *self = static_cast<plain_services *>(host);
     DS_CHECK(self->count());
@@ -83,16 +100,19 @@ private:
     };
     if (p->workspace_bytes != 0)
       std::memset(p->workspace, 0xff, p->workspace_bytes); // it is the product's own
-    for (int64_t row = 0; row < p->rows; row++)
+    const auto weights =
+        read_rows(p->dtype, p->weight, p->out_features, p->weight_row_stride, p->in_features);
+    for (int64_t row = 0; row < p->rows; row++) {
+      const std::vector<double> input =
+          read_row(p->dtype, p->input, row * p->input_row_stride, p->in_features);
       for (int64_t out = 0; out < p->out_features; out++) {
         double sum = p->bias == nullptr ? 0.0 : read(p->bias, out);
         if (p->residual != nullptr) sum += read(p->residual, row * p->residual_row_stride + out);
-        for (int64_t in = 0; in < p->in_features; in++)
-          sum += read(p->input, row * p->input_row_stride + in) *
-                 read(p->weight, out * p->weight_row_stride + in);
+        sum = std::inner_product(input.begin(), input.end(), weights[static_cast<size_t>(out)].begin(), sum);
         write_element(p->dtype, static_cast<char *>(p->output) + (row * p->output_row_stride + out) * bytes,
                       sum);
       }
+    }
     return DS_OK;
   }
 
@@ -113,17 +133,18 @@ private:
     const auto read = [&](const void *data, int64_t offset) {
       return read_element(p->dtype, static_cast<const char *>(data) + offset * bytes);
     };
-    const auto product = [&](int64_t row, int64_t col) {
-      double sum = p->bias == nullptr ? 0.0 : read(p->bias, col);
-      for (int64_t in = 0; in < p->in_features; in++)
-        sum +=
-            read(p->input, row * p->input_row_stride + in) * read(p->weight, col * p->weight_row_stride + in);
-      return sum;
-    };
-    for (int64_t row = 0; row < p->rows; row++)
+    const auto weights = read_rows(p->dtype, p->weight, 2 * p->cols, p->weight_row_stride, p->in_features);
+    for (int64_t row = 0; row < p->rows; row++) {
+      const std::vector<double> input =
+          read_row(p->dtype, p->input, row * p->input_row_stride, p->in_features);
+      const auto product = [&](int64_t col) {
+        return std::inner_product(input.begin(), input.end(), weights[static_cast<size_t>(col)].begin(),
+                                  p->bias == nullptr ? 0.0 : read(p->bias, col));
+      };
       for (int64_t col = 0; col < p->cols; col++)
         write_element(p->dtype, static_cast<char *>(p->output) + (row * p->output_row_stride + col) * bytes,
-                      product(row, col) * activated(p->activation_type, product(row, p->cols + col)));
+                      product(col) * activated(p->activation_type, product(p->cols + col)));
+    }
     return DS_OK;
   }
 
