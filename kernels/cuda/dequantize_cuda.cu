@@ -49,6 +49,12 @@ __global__ void __launch_bounds__(256)
   T *const output = static_cast<T *>(params.output) + row * params.cols + first;
   const int64_t group = GROUPED ? params.cols / params.groups : params.cols;
 
+  // The work ahead has most likely left the weight alone: a hint, whatever that work does.
+  constexpr int line_threads = DS_LINE_BYTES / WIDTH;
+#pragma unroll
+  for (int i = 0; i < ITEMS; i++)
+    if (threadIdx.x % line_threads == 0 && row < params.rows && first + i * step < params.cols)
+      ds_prefetch_line(weight + i * step);
   ds_wait_for_stream();
   word words[ITEMS] = {};
   float factors[ITEMS] = {};

@@ -177,6 +177,12 @@ __device__ inline void ds_store_floats(T *address, const float (&values)[WIDTH])
   }
 }
 
+// Asks for the line of an address to be brought to the L2 cache.
+constexpr int DS_LINE_BYTES = 128;
+__device__ inline void ds_prefetch_line(const void *address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(address)));
+}
+
 // Element (row, 0) of a view; NULL for an absent one.
 template <typename T>
 __device__ inline T *ds_row_address(const ds_rows &view, int64_t row) {

@@ -193,7 +193,9 @@ static int run_final(trial *self) {
 }
 
 static void race(trial *self, ds_linear_comparison *comparison) {
-  if (!look_at_all(self)) return;
+  const int looked = look_at_all(self);
+  if (self->count != 0) comparison->chosen = self->favourite;
+  if (!looked) return;
   const int measured = self->count;
   if (measured > 1 && !run_final(self)) return;
   const float favourite_us = self->best_us[self->favourite], fastest_us = self->best_us[self->left[0]];

@@ -11,7 +11,7 @@ namespace {
 constexpr char op[] = "quantized_linear";
 
 // From here on it is faster to dequantise the weight for a kernel of larger tiles.
-constexpr int64_t MOST_ROWS = 768;
+constexpr int64_t MOST_ROWS = 256;
 
 constexpr int TILE_ROWS = 128, DEPTH = 64, MOST_SPLITS = 8;
 

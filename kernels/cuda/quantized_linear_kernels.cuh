@@ -2,7 +2,7 @@
 // which int8 is half, and by there being too few tiles for the multiprocessors.
 //
 // A tile is 128 rows by WEIGHT_ROWS rows of the weight. The copy engine brings input and bytes to shared
-// memory; three warps turn the bytes into 16-bit integers in the layout that the matrix units read; two
+// memory; seven warps turn the bytes into 16-bit integers in the layout that the matrix units read; two
 // warpgroups multiply 64 rows each. Integers of 8 bits are exact in both 16-bit types, so the scale of a row
 // is a factor of its sums. Where tiles are few, the thread blocks of a cluster share one: each sums a part of
 // the depth, and a part of the rows of all their sums; always in the same order.
@@ -28,8 +28,9 @@ struct quantized_linear_shape {
   static constexpr bool GATED = GATED_;
   static constexpr int HALVES = GATED ? 2 : 1, COLS = WEIGHT_ROWS / HALVES; // of the output
   static constexpr int WARPGROUPS = 2, ROWS = 64 * WARPGROUPS;
-  static constexpr int CONVERTERS = 3; // warps
-  static constexpr int THREADS = 128 * (1 + WARPGROUPS);
+  // The first threads copy, with one of them, and convert, with all warps but the first.
+  static constexpr int HELPERS = 256, CONVERTERS = HELPERS / 32 - 1;
+  static constexpr int THREADS = HELPERS + 128 * WARPGROUPS;
   static constexpr int DEPTH = 64, ROW_BYTES = 2 * DEPTH; // of a block, as the swizzle wants it
 
   static constexpr int INPUT_BYTES = ROWS * ROW_BYTES, QUANTIZED_BYTES = WEIGHT_ROWS * DEPTH;
@@ -401,8 +402,8 @@ __global__ void __launch_bounds__(SHAPE::THREADS, 1)
   }
   __syncthreads();
   ds_wait_for_stream();
-  if (threadIdx.x >= 128)
-    compute_sums<T>(arguments, part, memory, (int)threadIdx.x - 128);
+  if (threadIdx.x >= SHAPE::HELPERS)
+    compute_sums<T>(arguments, part, memory, (int)threadIdx.x - SHAPE::HELPERS);
   else if (threadIdx.x >= 32)
     convert_weight<T>(part, memory, (int)threadIdx.x - 32);
   else if (threadIdx.x == 0)

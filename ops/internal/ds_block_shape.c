@@ -3,6 +3,7 @@
 #include "ds_run.h"
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 static const char op[] = "ds_diffusers::block_forward";
 
@@ -11,9 +12,13 @@ typedef struct argument_name {
   char text[32];
 } argument_name;
 
+// Every call makes some twenty of them, of which snprintf would take microseconds.
 static argument_name name_of(const char *attention, const char *argument) {
   argument_name name;
-  snprintf(name.text, sizeof name.text, "%s_%s", attention, argument);
+  const size_t first = strlen(attention), second = strlen(argument);
+  memcpy(name.text, attention, first);
+  name.text[first] = '_';
+  memcpy(name.text + first + 1, argument, second + 1);
   return name;
 }
 

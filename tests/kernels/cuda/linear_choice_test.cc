@@ -287,6 +287,12 @@ TEST_F(LinearChoice, AFailureLeavesTheFirst) {
   }
 }
 
+TEST_F(LinearChoice, AFailureLeavesTheFirstThatRuns) {
+  simulated.times_us = {-1, 35, 30};
+  simulated.marks_until_failure = 1;
+  EXPECT_EQ(compare().chosen, 1);
+}
+
 TEST_F(LinearChoice, LargeProductsAndLittleMemoryLeaveTheFirst) {
   simulated.times_us = {40, 30};
   simulated.can_allocate = false;
