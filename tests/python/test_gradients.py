@@ -244,9 +244,11 @@ def both(operator: Operator, device: torch.device) -> tuple[tuple, tuple[torch.T
 def test_function_transforms(operator: Operator, device: torch.device) -> None:
     functions, values = both(operator, device)
     every = tuple(range(len(values)))
-    torch.testing.assert_close(*(torch.func.grad(function, every)(*values) for function in functions))
+    # Sums of products, which cuBLAS need not cut into the same parts.
+    within = {"rtol": 1e-5, "atol": 1e-4}
+    torch.testing.assert_close(*(torch.func.grad(function, every)(*values) for function in functions), **within)
     one = torch.ones((), device=device)
-    torch.testing.assert_close(*(torch.func.vjp(function, *values)[1](one) for function in functions))
+    torch.testing.assert_close(*(torch.func.vjp(function, *values)[1](one) for function in functions), **within)
 
 
 @every_operator

@@ -41,19 +41,23 @@ class Errors:
         self.reference_largest = max(self.reference_largest, largest(size))
         self.torch_measured |= bool(comparable.any())
 
-    def check(self, dtype: torch.dtype, name: str) -> None:
+    def fault(self, dtype: torch.dtype) -> str | None:
+        """What is above the bound; None: nothing is."""
         unit = torch.finfo(dtype).eps / 2
         # Where PyTorch has no finite result to compare with, that of a correctly rounded one.
         torch_largest = self.torch_largest if self.torch_measured else unit * self.reference_largest
-        assert self.own_excess <= 2 * torch_largest, (
-            f"{name}: largest error past one rounding {self.own_excess:.3g}, PyTorch's {torch_largest:.3g}"
-        )
+        if self.own_excess > 2 * torch_largest:
+            return f"largest error past one rounding {self.own_excess:.3g}, PyTorch's {torch_largest:.3g}"
         own, norm = math.sqrt(self.own_squares), math.sqrt(self.reference_squares)
         torch_error = math.sqrt(self.torch_squares) if self.torch_measured else unit * norm
         tiny = torch.finfo(dtype).smallest_normal
-        assert own <= 2 * torch_error + unit * norm + tiny, (
-            f"{name}: error {own:.3g} of norm {norm:.3g}, PyTorch's {torch_error:.3g}"
-        )
+        if own > 2 * torch_error + unit * norm + tiny:
+            return f"error {own:.3g} of norm {norm:.3g}, PyTorch's {torch_error:.3g}"
+        return None
+
+    def check(self, dtype: torch.dtype, name: str) -> None:
+        fault = self.fault(dtype)
+        assert fault is None, f"{name}: {fault}"
 
 
 def largest(values: torch.Tensor) -> float:
@@ -75,9 +79,12 @@ def check_not_finite(own: torch.Tensor, eager: torch.Tensor, rounded: torch.Tens
     )
 
 
+MOST_DRAWS = 8
+
+
 def draws(results: tuple[torch.Tensor, ...]) -> int:
     """How often to draw the arguments: the error of a few elements says little about the arithmetic."""
-    return min(8, max(1, 2048 // max(1, results[0].numel())))
+    return min(MOST_DRAWS, max(1, 2048 // max(1, results[0].numel())))
 
 
 def check_arguments(
@@ -98,7 +105,11 @@ def check_case(operator: Operator, case: Case, dtype: torch.dtype, device: torch
     """Compares the operator with its reference on the case's arguments."""
     errors: list[Errors] = []
     count = draws(check_arguments(operator, case.make(Maker.seeded(dtype, device)), errors))
-    for seed in range(1, count):
+    for seed in range(1, MOST_DRAWS):
+        # The largest error of all is that of one element, and can be far off by chance: where it is, it is
+        # judged by more draws, with those before.
+        if seed >= count and not any(found.fault(dtype) for found in errors):
+            break
         check_arguments(operator, case.make(Maker.seeded(dtype, device, seed)), errors)
     for index, found in enumerate(errors):
         found.check(dtype, f"result {index}")
