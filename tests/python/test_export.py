@@ -59,6 +59,23 @@ def test_program_of_any_size(tmp_path: Path) -> None:
         torch.testing.assert_close(result, run_unet(unet, values | {"added_cond_kwargs": added}))
 
 
+def test_torchscript_where_not_every_size_can_be_traced(tmp_path: Path) -> None:
+    """A trace with other sizes than the upsamplers' multiples serves all; feed-forwards in chunks forbid it."""
+    unet = make_unet(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        mid_block_type=None,
+    )
+    ds_diffusers.patch(unet)
+    odd = [flat_arguments(unet, height=9, width=11, batch=1, words=3)]
+    export.torchscript(unet, tmp_path / "unet.pt", flat_arguments(unet), odd)
+    unet.down_blocks[0].attentions[0].transformer_blocks[0].set_chunk_feed_forward(16, 1)
+    export.torchscript(unet, tmp_path / "unet.pt", flat_arguments(unet))
+    with pytest.raises(RuntimeError, match=r"does not work with other_inputs\[0\] \(sample \[2, 4, 9, 16\]"):
+        others = [flat_arguments(unet, height=9, width=16)]
+        export.torchscript(unet, tmp_path / "unet.pt", flat_arguments(unet), others)
+
+
 class Model(nn.Module):
     """Called as a model of diffusers. Works with any size itself, but a graph of it keeps one, by `keeps`."""
 

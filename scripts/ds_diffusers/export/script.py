@@ -50,28 +50,42 @@ def torchscript(
     path = existing_folder(path)
     export = Export(unet, example_inputs, other_inputs)
     with export.inference():
-        inputs = tuple(_traced_inputs(unet, export.example).values())
-        traced = torch.jit.freeze(torch.jit.trace(export.function, inputs, check_trace=False))
-        blocks = len(traced.graph.findAllNodes("ds_diffusers::block_forward"))
-        _place_weights(traced.graph)
-        export.check(lambda inputs: traced(*inputs.values()), blocks)
+        candidates = _traced_inputs(unet, export.example)
+        for inputs in candidates:
+            try:
+                traced = _trace(export, inputs)
+                break
+            except (RuntimeError, ValueError):
+                if inputs is candidates[-1]:
+                    raise
     traced.save(path)
     return traced
 
 
-def _traced_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The example, with a sample one larger where that makes the trace serve every size.
+def _trace(export: Export, inputs: dict[str, Tensor]) -> torch.jit.ScriptModule:
+    """A module that was traced with these inputs, and checked with the export's."""
+    traced = torch.jit.freeze(torch.jit.trace(export.function, tuple(inputs.values()), check_trace=False))
+    blocks = len(traced.graph.findAllNodes("ds_diffusers::block_forward"))
+    _place_weights(traced.graph)
+    export.check(lambda inputs: traced(*inputs.values()), blocks)
+    return traced
+
+
+def _traced_inputs(model: nn.Module, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """What to trace with, best first: the example, before it with a sample one larger where a trace of that
+    serves more sizes.
 
     A UNet hands its upsamplers the sizes to make only where the sample's are no multiple of all their
-    factors; otherwise they double, in a trace for good.
+    factors; otherwise they double, in a trace for good. Some settings, such as the chunking of feed-forwards,
+    allow no such sizes.
     """
     factor = size_multiple(model)
     images = [name for name, value in inputs.items() if value.dim() >= 4]
     if factor == 1 or images != ["sample"] or inputs["sample"].dim() != 4:
-        return inputs
+        return [inputs]
     if any(size % factor != 0 for size in inputs["sample"].shape[2:]):
-        return inputs
-    return inputs | {"sample": functional.pad(inputs["sample"], (0, 1, 0, 1))}
+        return [inputs]
+    return [inputs | {"sample": functional.pad(inputs["sample"], (0, 1, 0, 1))}, inputs]
 
 
 def _place_weights(graph: torch.Graph) -> None:
