@@ -81,6 +81,9 @@ def find_segments(
         *(_norm_fits(norm, dtype, device, autocast) for norm in norms),
         *_feed_forward_segments(block.ff, dtype, device, autocast),
     )
+    if block._chunk_size is not None or block.norm_type in ("ada_norm_zero", "ada_norm_single"):
+        # The chunks are joined, or their gate applied, before the residual sum.
+        segments = segments._replace(last_linear=False)
     return (None if any(segments) else "no part of it is made of plain layers"), segments
 
 
@@ -115,6 +118,7 @@ def _feed_forward_segments(
         gate and not autocast and _is_plain_linear(layers["0"].proj, dtype, device),
         not autocast
         and _is_plain_linear(layers["2"], dtype, device)
+        and layers["2"].bias is not None
         and all(_is_idle_dropout(layer) for name, layer in layers.items() if name == "3"),
     )
 
@@ -219,11 +223,11 @@ def _feed_forward(
         function = partial(_feed_forward_update, block.ff, segments)
         update = _chunked_feed_forward(function, normed, block._chunk_dim, block._chunk_size)
         return _sum(update, hidden_states, gate)
-    if not segments.last_linear or gate is not None:
+    if not segments.last_linear:
         return _sum(_feed_forward_update(block.ff, segments, normed), hidden_states, gate)
     linear = block.ff.net._modules["2"]
     inner = _inner_states(block.ff, segments, normed)
-    if linear.bias is None or inner.dtype != hidden_states.dtype:
+    if inner.dtype != hidden_states.dtype:
         return _sum(linear(inner), hidden_states, None)
     update = F.linear(inner, linear.weight)
     if not _are_alike(update, hidden_states):
@@ -232,7 +236,7 @@ def _feed_forward(
 
 
 def _feed_forward_update(feed_forward: nn.Module, segments: Segments, normed: Tensor) -> Tensor:
-    if not (segments.gate or segments.last_linear):
+    if not segments.gate:
         return feed_forward(normed)
     states = _inner_states(feed_forward, segments, normed)
     for layer in list(feed_forward.net._modules.values())[2:]:

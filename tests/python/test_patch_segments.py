@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.diffusers, pytest.mark.filterwarnings("ignore:.*torch.
 
 NORMS = ("norm1", "norm2", "norm3")
 FEED_FORWARD = ("gate", "gated_linear", "last_linear")
+GATED_LINEAR = FEED_FORWARD[:2]
 ALL = NORMS + FEED_FORWARD
 
 
@@ -97,12 +98,14 @@ FORMS = {
     ),
     "only_cross_attention": Form(ALL, {"only_cross_attention": True}, own("attn1.to_q")),
     "no_weights_of_norms": Form(ALL, {"norm_elementwise_affine": False}, own("attn1.to_q")),
-    "no_biases": Form(ALL, {"ff_bias": False, "attention_out_bias": False}, own("attn1.to_q")),
+    "no_biases": Form(
+        (*NORMS, *GATED_LINEAR), {"ff_bias": False, "attention_out_bias": False}, own("attn1.to_q")
+    ),
     "processor": Form(ALL, {}, lambda block: block.attn2.set_processor(processors.AttnProcessor())),
     "positional_embeddings": Form(
         ALL, {"positional_embeddings": "sinusoidal", "num_positional_embeddings": 16}
     ),
-    "chunking": Form(ALL, {}, lambda block: block.set_chunk_feed_forward(5, 1)),
+    "chunking": Form((*NORMS, *GATED_LINEAR), {}, lambda block: block.set_chunk_feed_forward(5, 1)),
     "gelu": Form((*NORMS, "last_linear"), {"activation_fn": "gelu"}),
     "linear_silu": Form((*NORMS, "last_linear"), {"activation_fn": "linear-silu"}),
     "grounding": Form(ALL, {"attention_type": "gated"}, unchanged, grounding),
@@ -113,7 +116,7 @@ FORMS = {
         lambda block: grounding(block) | {"timestep": torch.tensor(3, device=block.ff.net[2].weight.device)},
     ),
     "grounding_with_ada_norm_single": Form(
-        ("norm1", "norm2", *FEED_FORWARD),
+        ("norm1", "norm2", *GATED_LINEAR),
         {"attention_type": "gated", "norm_type": "ada_norm_single"},
         unchanged,
         lambda block: grounding(block) | modulation(block),
@@ -125,7 +128,7 @@ FORMS = {
         lambda block: {"timestep": torch.tensor(3, device=block.ff.net[2].weight.device)},
     ),
     "ada_norm_zero": Form(
-        ("norm3", "last_linear"),
+        ("norm3",),
         {
             "norm_type": "ada_norm_zero",
             "num_embeds_ada_norm": 10,
@@ -136,13 +139,13 @@ FORMS = {
         class_conditions,
     ),
     "ada_norm_zero_with_context": Form(
-        ("norm2", "norm3", *FEED_FORWARD),
+        ("norm2", "norm3", *GATED_LINEAR),
         {"norm_type": "ada_norm_zero", "num_embeds_ada_norm": 10},
         unchanged,
         class_conditions,
     ),
     "ada_norm_single": Form(
-        ("norm1", "norm2", "last_linear"),
+        ("norm1", "norm2"),
         {
             "norm_type": "ada_norm_single",
             "norm_elementwise_affine": False,
@@ -152,7 +155,7 @@ FORMS = {
         modulation,
     ),
     "ada_norm_single_without_context": Form(
-        ("norm1", "norm2", *FEED_FORWARD),
+        ("norm1", "norm2", *GATED_LINEAR),
         {"norm_type": "ada_norm_single", "cross_attention_dim": None},
         unchanged,
         modulation,
