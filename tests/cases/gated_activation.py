@@ -238,11 +238,11 @@ def _wrong() -> list[Wrong]:
 
 
 def _random(maker: Maker, random: Random) -> Arguments:
-    sizes = [random.randint(0 if random.randrange(8) == 0 else 1, 7) for _ in range(random.randint(0, 5))]
+    sizes = layouts.random_sizes(random, 5)
     made = arguments(
         maker,
         *sizes[:-1],
-        random.randint(0 if random.randrange(8) == 0 else 1, 40),
+        layouts.random_size(random, 40),
         activation_type=random.choice((GATED_GELU, GATED_SILU)),
     )
     bias = None if random.randrange(4) == 0 else layouts.random_view(made["bias"], random)
@@ -250,11 +250,8 @@ def _random(maker: Maker, random: Random) -> Arguments:
 
 
 def _far_apart(maker: Maker) -> Arguments:
-    """A few rows whose distance in memory passes 2³¹ elements."""
-    columns = 64
-    rows = maker.empty(2**31 + 2 * columns).as_strided((3, 2 * columns), (2**30, 1))
-    made = arguments(maker, 3, columns)
-    return made | {"activation": rows.copy_(made["activation"])}
+    made = arguments(maker, 3, 64)
+    return made | {"activation": layouts.far_apart(made["activation"])}
 
 
 def _many(maker: Maker) -> Arguments:

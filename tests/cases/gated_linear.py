@@ -218,11 +218,11 @@ def _rounded(values: torch.Tensor) -> torch.Tensor:
 def _random(maker: Maker, random: Random) -> Arguments:
     """With products whose float32 sums are exact in any order: errors of a few sums say little about those
     that add them up."""
-    sizes = [random.randint(0 if random.randrange(8) == 0 else 1, 7) for _ in range(random.randint(0, 4))]
+    sizes = layouts.random_sizes(random, 4)
     made = arguments(
         maker,
         *sizes,
-        random.randint(0 if random.randrange(8) == 0 else 1, 40),
+        layouts.random_size(random, 40),
         in_features=random.randint(1, 80),
         activation_type=random.choice((GATED_GELU, GATED_SILU)),
     )
@@ -235,11 +235,8 @@ def _random(maker: Maker, random: Random) -> Arguments:
 
 
 def _far_apart(maker: Maker) -> Arguments:
-    """A few rows whose distance in memory passes 2³¹ elements."""
-    in_features = 64
-    rows = maker.empty(2**31 + 2 * in_features).as_strided((3, in_features), (2**30, 1))
-    made = arguments(maker, 3, 40, in_features=in_features)
-    return made | {"input": rows.copy_(made["input"])}
+    made = arguments(maker, 3, 40, in_features=64)
+    return made | {"input": layouts.far_apart(made["input"])}
 
 
 OPERATOR = Operator(

@@ -275,7 +275,7 @@ def wrong_epsilons(operator: str, base: Callable[..., Arguments]) -> list[Wrong]
 
 
 def _random(maker: Maker, random: Random) -> Arguments:
-    sizes = [random.randint(0 if random.randrange(8) == 0 else 1, 7) for _ in range(random.randint(0, 4))]
+    sizes = layouts.random_sizes(random, 4)
     made = arguments(maker, *sizes, random.randint(1, 70))
     made = {name: layouts.random_view(value, random) for name, value in made.items()}
     absent = {name for name in ("gamma", "beta") if random.randrange(4) == 0}
@@ -285,10 +285,8 @@ def _random(maker: Maker, random: Random) -> Arguments:
 
 
 def _far_apart(maker: Maker) -> Arguments:
-    """A few rows whose distance in memory passes 2³¹ elements."""
-    columns = 64
-    rows = maker.empty(2**31 + columns).as_strided((3, columns), (2**30, 1))
-    return {"input": rows.copy_(maker.normal(3, columns)), **scale_and_shift(maker, columns)}
+    made = arguments(maker, 3, 64)
+    return made | {"input": layouts.far_apart(made["input"])}
 
 
 def _many(maker: Maker) -> Arguments:

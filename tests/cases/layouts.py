@@ -123,3 +123,20 @@ def random_view(values: torch.Tensor, random: Random) -> torch.Tensor:
     order = dims if kind == 2 else random.sample(dims, len(dims))
     steps = [random.choice((1, 1, 1, 2, 3)) for _ in dims]
     return strided(values, list(order), steps, offset=random.choice((0, 0, 1, 3)))
+
+
+def far_apart(values: torch.Tensor) -> torch.Tensor:
+    """Contiguous rows, the first and the third of which lie 2³¹ elements apart, in memory that is otherwise
+    untouched."""
+    memory = torch.empty(2**31 + values[0].numel(), dtype=values.dtype, device=values.device)
+    return memory.as_strided(values.shape, (2**30, *values.stride()[1:])).copy_(values)
+
+
+def random_size(random: Random, largest: int) -> int:
+    """The size of a dimension: 0 more often than by chance."""
+    return random.randint(0 if random.randrange(8) == 0 else 1, largest)
+
+
+def random_sizes(random: Random, most: int) -> list[int]:
+    """The sizes of `most` dimensions or fewer."""
+    return [random_size(random, 7) for _ in range(random.randint(0, most))]

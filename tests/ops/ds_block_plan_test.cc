@@ -130,8 +130,13 @@ TEST(BlockPlan, AGatedLinearReplacesTheProductAndItsMemory) {
 TEST(BlockPlan, WorkspacesLieWhereTheFeedForwardNeedsMemoryAnyway) {
   size_t bytes[2];
   for (const bool any : {false, true}) {
-    block_case block(
-        {.dtype = DS_FLOAT16, .tokens = 256, .channels = 64, .heads = 4, .head_size = 16, .ff_inner = 256});
+    block_case block({.dtype = DS_FLOAT16,
+                      .batch = 8,
+                      .tokens = 64,
+                      .channels = 64,
+                      .heads = 4,
+                      .head_size = 16,
+                      .ff_inner = 256});
     plain_services services(true);
     services.table.linear_workspace_bytes = any ? 1 << 30 : 0;
     ASSERT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
