@@ -9,6 +9,9 @@ an attribute, which torch.compile can trace and guard.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from diffusers.models.activations import GEGLU, SwiGLU
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
@@ -84,9 +87,18 @@ QUANTIZED_ARGUMENTS = (
     ("ff.net.2", "ff_out_weight", "ff_out_scale"),
 )
 
+def own_function(owner: Any, name: str) -> Any:
+    """The function as PyTorch or diffusers wrote it, None where it had been replaced before this import."""
+    function = getattr(owner, name)
+    if owner is F:
+        return function if function is getattr(torch._C._nn, name) else None
+    is_own = function.__module__ == owner.__module__ and function.__qualname__ == f"{owner.__name__}.{name}"
+    return function if is_own and not hasattr(function, "__wrapped__") else None
+
+
 # What the block's own forward is made of. A library that replaces one of these means it to be called.
 REPLACEABLE_FUNCTIONS = tuple(
-    (owner, name, getattr(owner, name))
+    (owner, name, own_function(owner, name))
     for owner, name in (
         (BasicTransformerBlock, "forward"),
         (Attention, "forward"),
@@ -103,7 +115,7 @@ REPLACEABLE_FUNCTIONS = tuple(
 )
 
 _FORWARDS = {owner: function for owner, name, function in REPLACEABLE_FUNCTIONS if name == "forward"}
-_FORWARDS[nn.SiLU] = nn.SiLU.forward
+_FORWARDS[nn.SiLU] = own_function(nn.SiLU, "forward")
 
 
 def block_modules(block: nn.Module) -> tuple[str | None, Modules]:

@@ -4,6 +4,8 @@ obstacle goes, it is fused again."""
 # labels: torch diffusers
 import copy
 import functools
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -18,6 +20,7 @@ import diffusers.models.attention_processor as processors
 import ds_diffusers
 from diffusers.models.activations import GEGLU, GELU
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from ds_diffusers.block_modules import own_function
 from ds_diffusers.blocks import full_look
 from ds_diffusers.quick_look import quick_arguments
 from helpers.unets import (
@@ -610,6 +613,36 @@ def test_replaced_functions(owner: object, name: str) -> None:
         check(block, values, f"{owner.__name__}.{name} was replaced")
     assert len(calls) >= 2
     check_fused(block, values)
+
+
+def test_functions_that_were_replaced_before_import(tmp_path) -> None:
+    block = make_block()
+    torch.save((block, block_arguments(block)), tmp_path / "block.pt")
+    program = (
+        "import sys, torch\n"
+        "function = torch.nn.functional.scaled_dot_product_attention\n"
+        "doubled = lambda *inputs, **named: 2 * function(*inputs, **named)\n"
+        "torch.nn.functional.scaled_dot_product_attention = doubled\n"
+        "block, values = torch.load(sys.argv[1], weights_only=False)\n"
+        "import ds_diffusers\n"
+        "with torch.no_grad():\n"
+        "    expected = block(**values)\n"
+        "    torch.testing.assert_close(ds_diffusers.patch(block)(**values), expected)\n"
+        "print(ds_diffusers.report(block)[0].reason)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "block.pt")]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert output.strip() == "torch.nn.functional.scaled_dot_product_attention was replaced"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(nn.Linear, "forward"), (nn.functional, "scaled_dot_product_attention")]
+)
+def test_own_functions_are_known(owner: object, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = getattr(owner, name)
+    assert own_function(owner, name) is original
+    monkeypatch.setattr(owner, name, functools.wraps(original)(lambda *inputs: original(*inputs)))
+    assert own_function(owner, name) is None
 
 
 def test_obstacles_come_and_go() -> None:
