@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -41,7 +42,7 @@ def patch(model: Any) -> Any:
     found = 0
     for block in _unique_modules(roots):
         if type(block) is OriginalBlock:
-            block.__class__ = BasicTransformerBlock
+            _change_class(block, BasicTransformerBlock)
             place_weights(block)
         found += isinstance(block, BasicTransformerBlock)
     if found == 0:
@@ -71,9 +72,21 @@ def unpatch(model: Any) -> Any:
 
     for block in _unique_modules(roots):
         if type(block) is blocks.BasicTransformerBlock:
-            block.__class__ = blocks.OriginalBlock
+            _change_class(block, blocks.OriginalBlock)
             forget(block)
     return model
+
+
+def _change_class(block: nn.Module, kind: type[nn.Module]) -> None:
+    """Hooks of accelerate and diffusers hold on to the method that they replaced, or left it as an attribute:
+    it becomes the new class's."""
+    old_forward = type(block).forward
+    block.__class__ = kind
+    references = getattr(block.__dict__.get("_diffusers_hook"), "_fn_refs", ())
+    for holder in (block, *references):
+        for name, value in list(vars(holder).items()):
+            if isinstance(value, MethodType) and value.__self__ is block and value.__func__ is old_forward:
+                vars(holder)[name] = MethodType(kind.forward, block)
 
 
 def named_modules_of(model: Any) -> Iterator[tuple[str, nn.Module]]:

@@ -7,12 +7,15 @@ import logging
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
 
 pytest.importorskip("diffusers")
 
+import diffusers.hooks
 import ds_diffusers
 from diffusers.models.attention import BasicTransformerBlock
 from helpers.unets import block_arguments, make_block, run_unet, sd15_unet, unet_arguments
@@ -43,6 +46,38 @@ def fused_blocks(unet: nn.Module) -> int:
     before = sum(block.fused_calls for block in ds_diffusers.report(unet))
     run(unet)
     return sum(block.fused_calls for block in ds_diffusers.report(unet)) - before
+
+
+def add_accelerate_hook(block: nn.Module) -> None:
+    hooks = pytest.importorskip("accelerate.hooks")
+    hooks.add_hook_to_module(block, hooks.ModelHook())
+
+
+def add_and_remove_accelerate_hook(block: nn.Module) -> None:
+    add_accelerate_hook(block)
+    pytest.importorskip("accelerate.hooks").remove_hook_from_module(block)
+
+
+def add_diffusers_hooks(block: nn.Module) -> None:
+    registry = diffusers.hooks.HookRegistry.check_if_exists_or_initialize(block)
+    for name in ("first", "second"):
+        registry.register_hook(diffusers.hooks.ModelHook(), name)
+
+
+@pytest.mark.parametrize(
+    "add_hooks", [add_accelerate_hook, add_and_remove_accelerate_hook, add_diffusers_hooks]
+)
+def test_hooks_that_came_before(add_hooks: Callable[[nn.Module], None]) -> None:
+    """Offloading of whole blocks keeps the forward that it replaced, and calls it."""
+    block = make_block()
+    values = block_arguments(block)
+    add_hooks(block)
+    with torch.no_grad():
+        expected = block(**values)
+        torch.testing.assert_close(ds_diffusers.patch(block)(**values), expected)
+        assert ds_diffusers.report(block)[0].fused_calls == 1
+        with mock.patch.object(type(block), "forward", side_effect=AssertionError):
+            assert torch.equal(ds_diffusers.unpatch(block)(**values), expected)
 
 
 def test_patch_returns_the_model() -> None:
