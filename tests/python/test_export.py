@@ -161,6 +161,21 @@ def test_aotinductor_writes_pt2(tmp_path: Path) -> None:
         export.aotinductor(Model(), tmp_path / "model.so", model_inputs())
 
 
+def test_package_that_computes_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def package_nothing(program: torch.export.ExportedProgram, package_path: str) -> str:
+        Path(package_path).touch()
+        return package_path
+
+    model, path = Model(), tmp_path / "model.pt2"
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", package_nothing)
+    monkeypatch.setattr(
+        torch._inductor, "aoti_load_package", lambda path, **_: lambda **inputs: 2 * model(**inputs)[0]
+    )
+    with pytest.raises(export.ExportError, match=r"does not work with example_inputs .* differs by 1 of"):
+        export.aotinductor(model, path, model_inputs())
+    assert not path.exists()
+
+
 def test_unpacking_other_files(tmp_path: Path) -> None:
     file = tmp_path / "file.pt2"
     file.write_text("no archive")

@@ -33,14 +33,17 @@ def without_network_or_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "__call__",
         lambda pipeline, prompt: call(pipeline, prompt, num_inference_steps=2),
     )
+    programs = {}
+
+    def package_without_code(program: torch.export.ExportedProgram, package_path: str) -> str:
+        programs[package_path] = program.module()
+        with zipfile.ZipFile(package_path, "w") as archive:
+            archive.writestr(f"{Path(package_path).stem}/data/aotinductor/model/model.so", "")
+        return package_path
+
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", package_without_code)
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path, **_: programs[path])
     monkeypatch.chdir(tmp_path)
-
-
-def package_without_code(program: torch.export.ExportedProgram, package_path: str) -> str:
-    with zipfile.ZipFile(package_path, "w") as archive:
-        archive.writestr(f"{Path(package_path).stem}/data/aotinductor/model/model.so", "")
-    return package_path
 
 
 def test_readme_has_examples() -> None:

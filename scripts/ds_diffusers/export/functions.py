@@ -16,6 +16,8 @@ from ..library import load
 
 Inputs = Mapping[str, Tensor | float]
 
+TF32_ROUNDING = 2.0**-10
+
 
 class ExportError(RuntimeError):
     """What was exported does not do what the model does."""
@@ -42,8 +44,12 @@ class TensorFunction(nn.Module):
         order."""
         if tuple(inputs) != self.names:
             raise ValueError(f"{what} has {', '.join(inputs)}, must have {', '.join(self.names)}")
-        device = next(self.model.parameters()).device
-        return {name: torch.as_tensor(value, device=device) for name, value in inputs.items()}
+        return {name: torch.as_tensor(value, device=self.device) for name, value in inputs.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return next(self.model.parameters()).device
 
 
 def tensor_function(model: nn.Module, names: tuple[str, ...]) -> TensorFunction:
@@ -129,11 +135,18 @@ def _check_result(
     else:
         distance = ((result.double() - expected.double()).norm() / expected.double().norm()).item()
         # Far above the rounding of a whole UNet, far below what a wrong constant makes.
-        largest = torch.finfo(expected.dtype).eps ** 0.5
+        largest = _rounding(expected) ** 0.5
         if distance <= largest or torch.equal(result, expected):
             return
         difference = f"its result differs by {distance:.2g} of the norm, must by at most {largest:.2g}"
     raise ExportError(f"the exported model does not work with {name} ({sizes}): {difference}")
+
+
+def _rounding(result: Tensor) -> float:
+    """The relative step between numbers in which products are computed: for float32 that of TF32, where a GPU
+    may use it."""
+    is_tf32 = result.is_cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    return max(torch.finfo(result.dtype).eps, TF32_ROUNDING if is_tf32 else 0)
 
 
 def size_multiple(model: nn.Module) -> int:

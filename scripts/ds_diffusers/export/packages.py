@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from .functions import Inputs, existing_folder, size_multiple
-from .programs import Dynamic, program
+from .functions import Export, Inputs, existing_folder, size_multiple
+from .programs import Dynamic, export_program, fused_blocks
 from .shims import c_shims
 
 # In the package's metadata: what the compiled code takes the sample's height and width to be multiples of.
@@ -36,8 +37,7 @@ def aotinductor(
     of this one, and GPUs of this one's compute capability.
 
     Args:
-        unet, example_inputs, dynamic, other_inputs: as for `program`, which is what is compiled, and
-            checked.
+        unet, example_inputs, dynamic, other_inputs: as for `program`, which is what is compiled.
         path: file to write, "….pt2".
         inductor_configs: settings of torch._inductor.config for the compilation.
 
@@ -46,12 +46,14 @@ def aotinductor(
 
     Raises:
         ValueError: as `program`, and for a path that does not end in .pt2.
-        RuntimeError: as `program` (ExportError); or there is no C++ compiler, or it fails.
+        RuntimeError: as `program` (ExportError), for the program and for the package; or there is no C++
+            compiler, or it fails.
     """
     package = Path(existing_folder(path))
     if package.suffix != ".pt2":
         raise ValueError(f"path is {package}, must end in .pt2")
-    made = program(unet, example_inputs, dynamic=dynamic, other_inputs=other_inputs)
+    export = Export(unet, example_inputs, other_inputs)
+    made = export_program(export, dynamic)
 
     import torch._inductor.config
 
@@ -61,7 +63,21 @@ def aotinductor(
     }
     settings |= inductor_configs or {}
     with torch._inductor.config.patch(settings), torch.no_grad():
-        return Path(torch._inductor.aoti_compile_and_package(made, package_path=str(package)))
+        written = Path(torch._inductor.aoti_compile_and_package(made, package_path=str(package)))
+    try:
+        _check_package(written, export, fused_blocks(made))
+    except BaseException:
+        written.unlink()
+        raise
+    return written
+
+
+def _check_package(package: Path, export: Export, blocks: int) -> None:
+    device = export.function.device
+    index = device.index if device.type == "cuda" else -1
+    compiled = torch._inductor.aoti_load_package(str(package), device_index=index)
+    with export.inference():
+        export.check(lambda inputs: compiled(**inputs), blocks)
 
 
 def unpack(package: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:

@@ -48,19 +48,28 @@ def program(
     """
     if path is not None:
         path = existing_folder(path)
-    export = Export(unet, example_inputs, other_inputs)
+    made = export_program(Export(unet, example_inputs, other_inputs), dynamic)
+    if path is not None:
+        torch.export.save(made, path)
+    return made
+
+
+def export_program(export: Export, dynamic: Dynamic) -> torch.export.ExportedProgram:
+    """The program, compared with the model; errors as `program`."""
     dimensions = _dynamic_dimensions(export.example, dynamic)
     shapes = {name: {number: torch.export.Dim.AUTO for number in dimensions[name]} for name in export.example}
     with export.inference():
         made = torch.export.export(export.function, (), export.example, dynamic_shapes=shapes, strict=False)
         _check_dimensions(made, dimensions)
-        operator = torch.ops.ds_diffusers.block_forward.default
-        blocks = sum(node.target is operator for node in made.graph.nodes)
         module = made.module()
-        export.check(lambda inputs: module(**inputs), blocks)
-    if path is not None:
-        torch.export.save(made, path)
+        export.check(lambda inputs: module(**inputs), fused_blocks(made))
     return made
+
+
+def fused_blocks(made: torch.export.ExportedProgram) -> int:
+    """Number of the program's calls of block_forward."""
+    operator = torch.ops.ds_diffusers.block_forward.default
+    return sum(node.target is operator for node in made.graph.nodes)
 
 
 def _dynamic_dimensions(inputs: dict[str, Tensor], dynamic: Dynamic) -> dict[str, list[int]]:
