@@ -66,10 +66,12 @@ class Ways:
 
     @property
     def shown(self) -> tuple[Way, Way, Way]:
+        """Those that the picture shows, from left to right."""
         return self.plain, self.patched, self.int8
 
     @property
     def finite(self) -> bool:
+        """Whether all drawings that the picture shows are."""
         return all(bool(way.drawings.isfinite().all()) for way in self.shown)
 
     def from_plain(self, way: Way) -> Difference:
@@ -135,6 +137,7 @@ def title(ways: Ways, way: Way, recognised: int, asked: int) -> list[str]:
 def print_drawing(
     settings: argparse.Namespace, ways: Ways, classifier: Classifier, digits: Sequence[int | None]
 ) -> None:
+    """Prints what was drawn, how fast, and how alike the drawings are. `digits`: those that were asked for."""
     own, other = dtype_name(settings.dtype), ways.other.name
     seconds = ", ".join(f"{median(way.step_seconds):.3g} {way.name}" for way in ways.shown)
     counts = ", ".join(f"{way.recognised(classifier, digits)} {way.name}" for way in ways.shown)

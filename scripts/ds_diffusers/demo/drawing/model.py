@@ -85,6 +85,7 @@ class DrawingModel(nn.Module):
         self.unet = UNet2DConditionModel.from_config(config["unet"])
 
     def scheduler(self) -> DDIMScheduler:
+        """A new one, with the noise schedule that the UNet was trained with."""
         return DDIMScheduler(**self.config["scheduler"])
 
     def save(self, folder: Path) -> None:

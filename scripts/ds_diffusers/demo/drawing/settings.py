@@ -12,6 +12,7 @@ _OF_THE_COMPARISON = ("architecture", "size", "steps", "guidance_scale", "export
 
 
 def add_drawing_options(parser: argparse.ArgumentParser) -> None:
+    """--drawing and --prompts."""
     parser.add_argument(
         "--drawing",
         choices=("yes", "no", "only"),
