@@ -61,8 +61,8 @@ class BasicTransformerBlock(OriginalBlock):
             _, reason, operator_arguments = full_look(self, *arguments[:4], cross_attention_kwargs)
             if reason is None:
                 return block_forward(hidden_states, **operator_arguments)
-            call_obstacle, obstacle, segments = segments_look(self, Call(*arguments))
-            if call_obstacle is None and obstacle is None:
+            obstacle_in_call, obstacle, segments = segments_look(self, Call(*arguments))
+            if obstacle_in_call is None and obstacle is None:
                 return run_segments(self, segments, Call(*arguments))
             return super().forward(*arguments)
 
@@ -78,9 +78,9 @@ class BasicTransformerBlock(OriginalBlock):
                 return _call_operator(hidden_states, operator_arguments)
         call = Call(*arguments)
         whole_call_obstacle = reason if obstacle is None else None
-        call_obstacle, obstacle, segments = segments_look(self, call)
-        in_segments = call_obstacle is None and obstacle is None
-        calls.note_not_fused(in_segments, whole_call_obstacle, call_obstacle)
+        obstacle_in_call, obstacle, segments = segments_look(self, call)
+        in_segments = obstacle_in_call is None and obstacle is None
+        calls.note_not_fused(in_segments, whole_call_obstacle, obstacle_in_call)
         with calls.layout.in_use(None, calls.fused):
             return run_segments(self, segments, call) if in_segments else super().forward(*arguments)
 
@@ -151,9 +151,9 @@ def segments_look(block: nn.Module, call: Call) -> tuple[str | None, str | None,
     """The obstacle to running the block in segments that is in the call; the one in the block's modules; the
     segments, none where there is an obstacle."""
     states = call.hidden_states
-    call_obstacle = segments_call_obstacle(states, call[1:], block, call.cross_attention_kwargs)
-    if call_obstacle is not None:
-        return call_obstacle, None, Segments()
+    obstacle = segments_call_obstacle(states, call[1:], block, call.cross_attention_kwargs)
+    if obstacle is not None:
+        return obstacle, None, Segments()
     autocast = torch.is_autocast_enabled(states.device.type)
     return None, *find_segments(block, states.dtype, states.device, autocast)
 

@@ -18,8 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from .block_modules import QUANTIZED_ARGUMENTS, class_name, parameter_path
 from .library import has_cuda_module
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+from .ops import DTYPES
 
 # Plain tensors, and what stands for them while torch.export traces. Any other subclass (quantised,
 # distributed) has an arithmetic of its own.

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from .library import load
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""Of the tensors that the operators take."""
+
 
 class ActivationFuncType(IntEnum):
     """DeepSpeed's numbering of activation functions. `gated_activation` takes the two gated ones."""

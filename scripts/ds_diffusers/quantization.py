@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .ops import DTYPES
 from .patching import named_modules_of
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _FEED_FORWARD_LINEARS = (("ff.net.0", "proj"), ("ff.net", "2"))
 
 
@@ -253,7 +253,7 @@ def _check_linear(path: str, linear: nn.Module, groups_per_row: int, rows_per_gr
 def _check_weight(weight: Tensor) -> None:
     if type(weight) not in (Tensor, nn.Parameter):
         raise TypeError(f"weight is {type(weight).__qualname__}, must be a plain tensor")
-    if weight.dtype not in _DTYPES or weight.layout != torch.strided:
+    if weight.dtype not in DTYPES or weight.layout != torch.strided:
         raise TypeError(
             f"weight is {weight.dtype}, {weight.layout}, must be float32, float16 or bfloat16, torch.strided"
         )

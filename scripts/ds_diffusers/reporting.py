@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from .library import load
+from .ops import DTYPES
 from .patching import named_modules_of
 
 FUSED, SEGMENTS, ORIGINAL = "block_forward", "segments", "original"
-
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _segments(block: nn.Module) -> tuple[str | None, tuple[str, ...]]:
     """The obstacle to segments, and their names, for hidden states as the block's first parameter is."""
     from .segments import find_segments
 
-    suitable = (parameter for parameter in block.parameters() if parameter.dtype in _DTYPES)
+    suitable = (parameter for parameter in block.parameters() if parameter.dtype in DTYPES)
     first = next(suitable, torch.empty(0))
     obstacle, segments = find_segments(block, first.dtype, first.device, autocast=False)
     return obstacle, tuple(name for name, fused in segments._asdict().items() if fused)

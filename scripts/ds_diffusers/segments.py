@@ -20,10 +20,10 @@ from diffusers.models.attention import FeedForward, _chunked_feed_forward
 from torch import Tensor, nn
 
 from .block_modules import ACTIVATION_TYPES, forward_obstacle, is_plain
-from .conditions import DTYPES, PLAIN_TENSORS, tensors_fit
+from .conditions import PLAIN_TENSORS, tensors_fit
 from .gradients import call_without_gradient
 from .library import load
-from .ops import ActivationFuncType
+from .ops import DTYPES, ActivationFuncType
 
 load()
 

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import DTYPES
 from .configuration import DeepSpeedInferenceConfig
-
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class DeepSpeedDiffusersAttention(nn.Module):
@@ -151,5 +150,5 @@ def _check_config(config: DeepSpeedInferenceConfig) -> None:
         )
     if config.mp_size != 1:
         raise ValueError(f"config.mp_size is {config.mp_size}, must be 1: the attention is not split")
-    if config.dtype not in _DTYPES:
+    if config.dtype not in DTYPES:
         raise ValueError(f"config.dtype is {config.dtype}, must be float32, float16 or bfloat16")
