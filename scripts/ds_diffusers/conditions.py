@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_leaves
 
 from .block_modules import QUANTIZED_ARGUMENTS, class_name, parameter_path
@@ -145,9 +147,19 @@ def _state_obstacle(device_type: str) -> str | None:
         return "the library has no CUDA module"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is on"
-    # While compiling, torch.compile itself carries out the transforms.
-    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+    # While compiling, torch.compile itself carries out transforms and modes.
+    if torch.compiler.is_compiling():
+        return None
+    if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a torch.func transform is on"
+    return _function_mode_obstacle()
+
+
+def _function_mode_obstacle() -> str | None:
+    if torch._C._len_torch_function_stack() > 0:
+        for mode in _get_current_function_mode_stack():
+            if type(mode) is not DeviceContext:
+                return f"the mode {class_name(mode)} is on, which may replace PyTorch's functions"
     return None
 
 

@@ -131,6 +131,7 @@ def _is_plain_inference(hidden_states: Tensor) -> bool:
         or torch.is_autocast_enabled(device_type)
         or forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_function_stack() > 0
         or _has_any_global_hook()
         or tuple(map(getattr, _OWNERS, _NAMES)) != _FUNCTIONS
     )

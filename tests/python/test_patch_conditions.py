@@ -36,6 +36,7 @@ from helpers.unets import (
     unet_arguments,
 )
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 pytestmark = [
     pytest.mark.diffusers,
@@ -613,6 +614,29 @@ def test_replaced_functions(owner: object, name: str) -> None:
         check(block, values, f"{owner.__name__}.{name} was replaced")
     assert len(calls) >= 2
     check_fused(block, values)
+
+
+class DoubledAttention(TorchFunctionMode):
+    """As libraries do that compute attention in another way."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **(named or {}))
+        return 2 * result if function is nn.functional.scaled_dot_product_attention else result
+
+
+def test_modes_that_replace_functions() -> None:
+    block = make_block()
+    values = block_arguments(block)
+
+    @contextmanager
+    def state() -> Iterator[None]:
+        with torch.no_grad(), DoubledAttention():
+            yield
+
+    reason = f"the mode {__name__}.DoubledAttention is on, which may replace PyTorch's functions"
+    check_original(block, values, reason, state)
+    with torch.device("cpu"):
+        check_fused(block, values)
 
 
 def test_functions_that_were_replaced_before_import(tmp_path) -> None:
