@@ -30,7 +30,7 @@ class DeepSpeedDiffusersAttention(nn.Module):
         do_out_bias: whether attn_ob is added. A `DeepSpeedDiffusersTransformerBlock` adds it itself.
 
     A new one has weights of NaN and biases of zero: assign what they are to be, for instance
-    `attention.attn_ow.data = linear.weight.data.t()`.
+    `attention.attn_ow.data = linear.weight.data.t()`. The biases follow attn_ow to its device.
     """
 
     layer_id = 0
@@ -76,6 +76,7 @@ class DeepSpeedDiffusersAttention(nn.Module):
         Raises:
             RuntimeError: for weights that are missing, a mask of another shape, and as PyTorch does.
         """
+        self._bring_biases()
         query, key, value = (
             projected.unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
             for projected in self._projections(input, context)
@@ -105,11 +106,19 @@ class DeepSpeedDiffusersAttention(nn.Module):
 
     def lay_out_weights(self) -> None:
         """Gives the weights, which keep shape and values, the memory order of torch.nn.Linear's, in which the
-        transformer block can hand them to its operator."""
+        transformer block can hand them to its operator, and the biases the device of the weights."""
+        self._bring_biases()
         for name in ("attn_qkvw", "attn_qw", "attn_kw", "attn_vw", "attn_ow"):
             weight = getattr(self, name)
             if weight is not None and not weight.t().is_contiguous():
                 weight.data = weight.data.t().contiguous().t()
+
+    def _bring_biases(self) -> None:
+        """A program for DeepSpeed, whose attention is made on the GPU, assigns weights that are there and copies
+        values into the biases, which so stay where they were made."""
+        for bias in (self.attn_qkvb, self.attn_ob):
+            if bias is not None and bias.device != self.attn_ow.device:
+                bias.data = bias.data.to(self.attn_ow.device)
 
     def _projections(self, input: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         weights = self.projection_weights(context is not None)
