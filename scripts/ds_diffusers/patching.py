@@ -33,7 +33,8 @@ def patch(model: Any) -> Any:
 
     Raises TypeError for anything but a torch.nn.Module or a diffusers pipeline, RuntimeError where the
     library cannot be loaded (see `load`) or this diffusers release is not known. Warns where there is no
-    block to patch. The logger "ds_diffusers" tells at level INFO how many blocks will run how.
+    block to patch, and where something has replaced a block's forward by a function of its own. The logger
+    "ds_diffusers" tells at level INFO how many blocks will run how.
     """
     roots = _modules_of(model)
     load()
@@ -42,7 +43,12 @@ def patch(model: Any) -> Any:
     found = 0
     for block in _unique_modules(roots):
         if type(block) is OriginalBlock:
-            _change_class(block, BasicTransformerBlock)
+            if not _change_class(block, BasicTransformerBlock):
+                warnings.warn(
+                    "ds_diffusers.patch: the forward of a BasicTransformerBlock was replaced by hand and goes on "
+                    "as it is: patch before whatever replaces it",
+                    stacklevel=2,
+                )
             place_weights(block)
         found += isinstance(block, BasicTransformerBlock)
     if found == 0:
@@ -77,9 +83,10 @@ def unpatch(model: Any) -> Any:
     return model
 
 
-def _change_class(block: nn.Module, kind: type[nn.Module]) -> None:
+def _change_class(block: nn.Module, kind: type[nn.Module]) -> bool:
     """Hooks of accelerate and diffusers hold on to the method that they replaced, or left it as an attribute:
-    it becomes the new class's."""
+    it becomes the new class's. False: the block has a forward of its own in which no such method was found."""
+    rebound = False
     old_forward = type(block).forward
     block.__class__ = kind
     references = getattr(block.__dict__.get("_diffusers_hook"), "_fn_refs", ())
@@ -87,6 +94,8 @@ def _change_class(block: nn.Module, kind: type[nn.Module]) -> None:
         for name, value in list(vars(holder).items()):
             if isinstance(value, MethodType) and value.__self__ is block and value.__func__ is old_forward:
                 vars(holder)[name] = MethodType(kind.forward, block)
+                rebound = True
+    return rebound or "forward" not in vars(block)
 
 
 def named_modules_of(model: Any) -> Iterator[tuple[str, nn.Module]]:

@@ -80,6 +80,14 @@ def test_hooks_that_came_before(add_hooks: Callable[[nn.Module], None]) -> None:
             assert torch.equal(ds_diffusers.unpatch(block)(**values), expected)
 
 
+def test_a_forward_that_patch_cannot_reach_is_named() -> None:
+    block = make_block()
+    original = block.forward
+    block.forward = lambda *arguments, **named: original(*arguments, **named)
+    with pytest.warns(UserWarning, match="forward of a BasicTransformerBlock was replaced by hand"):
+        ds_diffusers.patch(block)
+
+
 def test_patch_returns_the_model() -> None:
     unet = sd15_unet()
     assert ds_diffusers.patch(unet) is unet
