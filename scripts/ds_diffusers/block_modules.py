@@ -19,6 +19,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from .class_names import class_name
 from .ops import ActivationFuncType
 from .quantization import Int8Linear
 
@@ -186,11 +187,6 @@ def parameter_path(argument: str) -> str:
 def has_hooks_or_own_forward(module: nn.Module) -> bool:
     """Whether calling the module does anything but its class's forward."""
     return _has_hooks(module) or _has_own_forward(module)
-
-
-def class_name(value: object) -> str:
-    """Module and name of value's class."""
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _is_own_method(forward: object, module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .block_modules import ACTIVATION_TYPES, Modules, block_modules, block_parameters
 from .calls import Calls, calls_of
-from .conditions import call_obstacle, segments_call_obstacle
+from .conditions import call_obstacle, operator_mask, segments_call_obstacle
 from .gradients import call_without_gradient
 from .library import load
 from .quick_look import quick_arguments
@@ -193,18 +193,13 @@ def _operator_arguments(
         if "attn2" in modules:
             arguments["attn2_context"] = context
     if "attention_mask" in inputs:
-        arguments["attn1_mask"] = _operator_mask(inputs["attention_mask"], hidden_states, heads)
+        arguments["attn1_mask"] = operator_mask(inputs["attention_mask"], hidden_states, heads)
     if "encoder_attention_mask" in inputs:
-        arguments["attn2_mask"] = _operator_mask(inputs["encoder_attention_mask"], hidden_states, heads)
+        arguments["attn2_mask"] = operator_mask(inputs["encoder_attention_mask"], hidden_states, heads)
     arguments["heads"] = heads
     arguments["activation_type"] = ACTIVATION_TYPES[type(modules["ff.net.0"])]
     arguments["norm_epsilon"] = modules["norm1"].eps
     return arguments
-
-
-def _operator_mask(mask: Tensor, hidden_states: Tensor, heads: int) -> Tensor:
-    """diffusers takes one mask for each batch entry, or one for each head of each entry."""
-    return mask if mask.shape[0] == hidden_states.shape[0] else mask.unflatten(0, (-1, heads))
 
 
 def _call_operator(hidden_states: Tensor, arguments: dict[str, Tensor | int | float]) -> Tensor:

@@ -24,6 +24,12 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+def first_line(error: BaseException) -> str:
+    """Of its message; the name of its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def exit_code(command: Callable[[], int]) -> int:
     """What the command returns; 2 where it raises UserError or memory runs out, which is said on stderr."""
     try:

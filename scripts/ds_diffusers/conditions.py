@@ -18,7 +18,8 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_leaves
 
-from .block_modules import QUANTIZED_ARGUMENTS, class_name, parameter_path
+from .block_modules import QUANTIZED_ARGUMENTS, parameter_path
+from .class_names import class_name
 from .library import has_cuda_module
 from .ops import DTYPES
 
@@ -90,6 +91,12 @@ def is_plain_tensor(tensor: Tensor, dtype: torch.dtype, device: torch.device) ->
         and tensor.device == device
         and tensor.is_contiguous()
     )
+
+
+def operator_mask(mask: Tensor, hidden_states: Tensor, heads: int) -> Tensor:
+    """A mask of a call without obstacle as block_forward takes it: diffusers has one mask for each batch
+    entry, or one for each head of each entry."""
+    return mask if mask.shape[0] == hidden_states.shape[0] else mask.unflatten(0, (-1, heads))
 
 
 def parameters_obstacle(

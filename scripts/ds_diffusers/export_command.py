@@ -12,7 +12,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 
 from . import export
-from .command_line import Parser, UserError, exit_code, lack_of_memory, load_library, working
+from .command_line import Parser, UserError, exit_code, first_line, lack_of_memory, load_library, working
 from .export.functions import Inputs
 from .models import (
     add_model_options,
@@ -122,10 +122,5 @@ def _write(
         raise UserError(str(error)) from error
     except RuntimeError as error:
         if lack_of_memory(error) is None and settings.format == "aotinductor":
-            raise UserError(f"AOTInductor could not compile the UNet: {_first_line(error)}") from error
+            raise UserError(f"AOTInductor could not compile the UNet: {first_line(error)}") from error
         raise
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

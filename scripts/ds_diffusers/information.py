@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from . import __version__
+from .command_line import first_line
 from .library import CUDA_MODULE_NAME, has_cuda_module, library_path, load
 
 PACKAGES = ("diffusers", "transformers", "accelerate", "peft", "safetensors", "rich")
@@ -72,7 +73,7 @@ def _use(device: str, loaded: bool) -> str:
                 heads=1,
             ).sum().item()
         except RuntimeError as error:
-            return f"not used: {str(error).splitlines()[0]}"
+            return f"not used: {first_line(error)}"
     return "blocks run fused, in float32, float16 and bfloat16"
 
 

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from .architectures import ARCHITECTURES, LATENT_SCALE, random_inputs, random_unet
-from .command_line import UserError, present_device
+from .command_line import UserError, first_line, present_device
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -69,10 +69,7 @@ def load_pipeline(settings: argparse.Namespace) -> DiffusionPipeline:
             warnings.simplefilter("ignore", FutureWarning)
             pipeline = DiffusionPipeline.from_pretrained(settings.model, torch_dtype=settings.dtype)
     except Exception as error:  # whatever a hub client, a parser or a missing package may raise
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"--model {settings.model} could not be loaded: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        raise UserError(f"--model {settings.model} could not be loaded: {first_line(error)}") from error
     if getattr(pipeline, "unet", None) is None:
         raise UserError(
             f"--model {settings.model} is a {type(pipeline).__name__}, which has no UNet to patch"

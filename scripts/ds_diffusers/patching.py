@@ -45,8 +45,8 @@ def patch(model: Any) -> Any:
         if type(block) is OriginalBlock:
             if not _change_class(block, BasicTransformerBlock):
                 warnings.warn(
-                    "ds_diffusers.patch: the forward of a BasicTransformerBlock was replaced by hand and goes on "
-                    "as it is: patch before whatever replaces it",
+                    "ds_diffusers.patch: the forward of a BasicTransformerBlock was replaced by hand and goes "
+                    "on as it is: patch before whatever replaces it",
                     stacklevel=2,
                 )
             place_weights(block)
@@ -85,7 +85,7 @@ def unpatch(model: Any) -> Any:
 
 def _change_class(block: nn.Module, kind: type[nn.Module]) -> bool:
     """Hooks of accelerate and diffusers hold on to the method that they replaced, or left it as an attribute:
-    it becomes the new class's. False: the block has a forward of its own in which no such method was found."""
+    it becomes the new class's. False: the block has a forward of its own, and no such method was found."""
     rebound = False
     old_forward = type(block).forward
     block.__class__ = kind

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .class_names import class_name
 from .ops import DTYPES
 from .patching import named_modules_of
 
@@ -240,8 +241,7 @@ def _feed_forward_linears(model: Any) -> Iterator[tuple[str, tuple[nn.Module, st
 
 def _check_linear(path: str, linear: nn.Module, groups_per_row: int, rows_per_group: int) -> None:
     if type(linear) is not nn.Linear:
-        kind = f"{type(linear).__module__}.{type(linear).__qualname__}"
-        raise TypeError(f"{path} is {kind}, must be torch.nn.Linear")
+        raise TypeError(f"{path} is {class_name(linear)}, must be torch.nn.Linear")
     try:
         _check_weight(linear.weight)
         _check_groups(linear.weight, groups_per_row, rows_per_group)

@@ -9,7 +9,7 @@ import torch
 from diffusers.utils import logging
 from rich.console import Console
 
-from .command_line import Parser, UserError, exit_code, lack_of_memory, load_library, working
+from .command_line import Parser, UserError, exit_code, first_line, lack_of_memory, load_library, working
 from .export.functions import tensor_function
 from .models import add_model_options, complete_model_options, load_unet, step_inputs, step_size
 from .patching import patch
@@ -48,9 +48,8 @@ def _report(settings: argparse.Namespace) -> int:
         except (RuntimeError, TypeError, ValueError) as error:
             if settings.model is None or lack_of_memory(error) is not None:
                 raise
-            reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"the UNet of {settings.model} does not run with a text's embeddings: {reason}"
+                f"the UNet of {settings.model} does not run with a text's embeddings: {first_line(error)}"
             ) from error
     console = Console()
     Console(width=console.width if console.is_terminal else WIDTH).print(report(unet))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .class_names import class_name
 from .library import load
 from .ops import DTYPES
 from .patching import named_modules_of
@@ -114,9 +115,8 @@ def _block_report(name: str, block: nn.Module) -> BlockReport:
     from .calls import calls_of
 
     if type(block) is not BasicTransformerBlock:
-        kind = type(block)
-        patchable = kind is BasicTransformerBlock.__base__
-        reason = "not patched" if patchable else f"its class is {kind.__module__}.{kind.__qualname__}"
+        patchable = type(block) is BasicTransformerBlock.__base__
+        reason = "not patched" if patchable else f"its class is {class_name(block)}"
         return BlockReport(name, ORIGINAL, reason)
     calls = calls_of(block)
     counts = {

@@ -13,7 +13,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("rich")
 
 from ds_diffusers.__main__ import bench_package, main
-from ds_diffusers.architectures import ARCHITECTURES
+from helpers.architectures import make_architectures_small
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,16 +26,6 @@ from ds_diffusers.bench.samples import Samples, total
 pytestmark = pytest.mark.diffusers
 
 SMALL = "2x17x32x4x24"
-SMALL_UNET = {
-    "sample_size": 8,
-    "block_out_channels": (32, 64),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "attention_head_dim": 8,
-    "cross_attention_dim": 32,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-}
 CPU = torch.device("cpu")
 
 
@@ -48,8 +38,7 @@ def run(name: str, *options: str, file: Path, device: torch.device = CPU, exit_c
 
 @pytest.fixture
 def small_unet(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in SMALL_UNET.items():
-        monkeypatch.setitem(ARCHITECTURES["sd15"].unet, key, value)
+    make_architectures_small(monkeypatch)
 
 
 def test_block(device: torch.device, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,8 +114,8 @@ class DeepSpeedDiffusersAttention(nn.Module):
                 weight.data = weight.data.t().contiguous().t()
 
     def _bring_biases(self) -> None:
-        """A program for DeepSpeed, whose attention is made on the GPU, assigns weights that are there and copies
-        values into the biases, which so stay where they were made."""
+        """A program for DeepSpeed, whose attention is made on the GPU, assigns weights that are there and
+        copies values into the biases, which so stay where they were made."""
         for bias in (self.attn_qkvb, self.attn_ob):
             if bias is not None and bias.device != self.attn_ow.device:
                 bias.data = bias.data.to(self.attn_ow.device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ..block_modules import attention_parameters, has_hooks_or_own_forward
-from ..conditions import call_obstacle
+from ..conditions import call_obstacle, operator_mask
 from .attention import DeepSpeedDiffusersAttention
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def operator_arguments(
         if name.endswith("context"):
             # The operator wants its rows at one stride, which e.g. an expanded batch does not have.
             inputs[name] = value.contiguous()
-        elif value.shape[0] != hidden_states.shape[0]:
-            inputs[name] = value.unflatten(0, (-1, heads))
+        else:
+            inputs[name] = operator_mask(value, hidden_states, heads)
     settings = {
         "heads": heads,
         "activation_type": int(block.activation_type),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..class_names import class_name, name_of_class
 from ..gradients import call_without_gradient
 from ..ops import ActivationFuncType
 from ..quantization import Int8Linear, is_quantized_entry
@@ -274,6 +275,5 @@ def _check_equivalent(module: nn.Module) -> ActivationFuncType:
 
 def _check_class(path: str, module: nn.Module, *classes: type[nn.Module]) -> None:
     if type(module) not in classes:
-        kind = f"{type(module).__module__}.{type(module).__qualname__}"
-        expected = " or ".join(f"{expected.__module__}.{expected.__qualname__}" for expected in classes)
-        raise TypeError(f"{path} is {kind}, must be {expected}")
+        expected = " or ".join(map(name_of_class, classes))
+        raise TypeError(f"{path} is {class_name(module)}, must be {expected}")
