@@ -1,14 +1,16 @@
 """The modules of a BasicTransformerBlock, and whether block_forward computes what they would.
 
 The fused call uses the modules' parameters but does not call the modules, so anything that changes what
-calling one of them does is an obstacle: another class (LoRA, another quantisation), a hook (offloading, casting),
-another attention processor. Each function returns None where all is well, else the obstacle in a few words.
-Nothing is remembered between calls, as all this changes at any time; every check is a cheap look at a type or
-an attribute, which torch.compile can trace and guard.
+calling one of them does is an obstacle: another class (another quantisation), a hook (offloading, casting),
+another attention processor. A layer with LoRA adapters is a linear layer with another weight. Each function
+returns None where all is well, else the obstacle in a few words. Nothing is remembered between calls, as all
+this changes at any time; every check is a cheap look at a type or an attribute, which torch.compile can trace
+and guard.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from .class_names import class_name
+from .hooks import has_hooks_or_own_forward, hook_obstacle
+from .lora import Adapter, adapters_of, is_lora_linear, lora_obstacle
 from .ops import ActivationFuncType
 from .quantization import Int8Linear
 
@@ -82,11 +86,13 @@ _PARAMETERS = (
     ("ff_out", "ff.net.2"),
 )
 PARAMETER_ARGUMENTS = tuple((path, f"{name}_weight", f"{name}_bias") for name, path in _PARAMETERS)
+WEIGHT_ARGUMENTS = {path: argument for path, argument, _ in PARAMETER_ARGUMENTS}
 # (path of a module that may be an Int8Linear, arguments for its weight and its scale)
 QUANTIZED_ARGUMENTS = (
     ("ff.net.0.proj", "ff_in_weight", "ff_in_scale"),
     ("ff.net.2", "ff_out_weight", "ff_out_scale"),
 )
+
 
 def own_function(owner: Any, name: str) -> Any:
     """The function as PyTorch or diffusers wrote it, None where it had been replaced before this import."""
@@ -121,7 +127,7 @@ _FORWARDS[nn.SiLU] = own_function(nn.SiLU, "forward")
 
 def block_modules(block: nn.Module) -> tuple[str | None, Modules]:
     """The obstacle in the block's modules and settings, and the modules by their path, complete without
-    one."""
+    one. Of a linear layer with LoRA adapters it is the base layer: see block_adapters."""
     modules: Modules = {"": block}
     table = ONE_ATTENTION if block._modules.get("attn2") is None else TWO_ATTENTIONS
     reason = _own_obstacle(block) or _replaced_function() or _collect(modules, table)
@@ -149,6 +155,7 @@ def attention_parameters(name: str, attention: nn.Module) -> tuple[str | None, d
         _replaced_function()
         or _add(modules, name, attention, (Attention,))
         or _collect(modules, _PARTS_OF_ATTENTION[name])
+        or _adapters_obstacle(modules, _PARTS_OF_ATTENTION[name])
         or _attention_obstacle(name, attention)
         or _ownership_obstacle(modules)
         or _dropout_obstacle(modules)
@@ -164,6 +171,36 @@ def block_parameters(modules: Modules) -> dict[str, Tensor]:
         if type(modules[path]) is Int8Linear:
             tensors[scale_argument] = modules[path]._parameters["scale"]
     return tensors
+
+
+def block_adapters(modules: Modules) -> dict[str, list[Adapter]]:
+    """LoRA adapters that act on the weights of a block without obstacle, by the names of block_forward's
+    arguments; other weights left out."""
+    table = TWO_ATTENTIONS if "attn2" in modules else ONE_ATTENTION
+    found = {}
+    for path, layer in _lora_layers(modules, table):
+        adapters = adapters_of(layer)
+        if adapters:
+            found[WEIGHT_ARGUMENTS[path]] = adapters
+    return found
+
+
+def _lora_layers(
+    modules: Modules, table: tuple[tuple[str, str, str, tuple], ...]
+) -> Iterator[tuple[str, nn.Module]]:
+    """PEFT's layers around those modules of the table, collected before, that are base layers."""
+    for path, parent, name, classes in table:
+        if nn.Linear in classes:
+            module = modules[parent]._modules[name]
+            if module is not modules[path]:
+                yield path, module
+
+
+def _adapters_obstacle(modules: Modules, table: tuple[tuple[str, str, str, tuple], ...]) -> str | None:
+    for path, layer in _lora_layers(modules, table):
+        if adapters_of(layer):
+            return f"{path} has LoRA adapters"
+    return None
 
 
 def _own_parameters(modules: Modules) -> dict[str, Tensor]:
@@ -182,17 +219,6 @@ def parameter_path(argument: str) -> str:
     """The parameter's name in the block's state_dict: "attn1.to_q.weight" for "attn1_q_weight"."""
     name, _, kind = argument.rpartition("_")
     return f"{dict(_PARAMETERS)[name]}.{kind}"
-
-
-def has_hooks_or_own_forward(module: nn.Module) -> bool:
-    """Whether calling the module does anything but its class's forward."""
-    return _has_hooks(module) or _has_own_forward(module)
-
-
-def _is_own_method(forward: object, module: nn.Module) -> bool:
-    """Whether it is but the method of module's class, which accelerate leaves as an attribute when its hook
-    goes."""
-    return getattr(forward, "__self__", None) is module and forward.__func__ is type(module).forward
 
 
 def _names(classes: tuple[type, ...]) -> str:
@@ -232,30 +258,17 @@ def _collect(modules: Modules, table: tuple[tuple[str, str, str, tuple], ...]) -
 
 
 def _add(modules: Modules, path: str, module: nn.Module | None, classes: tuple) -> str | None:
+    if nn.Linear in classes and is_lora_linear(module):
+        reason = lora_obstacle(path, module)
+        if reason is not None:
+            return reason
+        module = module.base_layer
     if type(module) not in classes:
         return f"{path} is {class_name(module)}, not {_names(classes)}"
     if module is None:
         return None
-    if _has_hooks(module):
-        return f"{path} has hooks"
-    if _has_own_forward(module):
-        return f"{path}.forward was replaced (by a hook of accelerate or diffusers, or by hand)"
     modules[path] = module
-    return None
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
-def _has_own_forward(module: nn.Module) -> bool:
-    forward = module.forward  # torch.compile guards this look-up, but none in __dict__
-    return "forward" in module.__dict__ and not _is_own_method(forward, module)
+    return hook_obstacle(path, module)
 
 
 def _settings_obstacle(modules: Modules) -> str | None:

@@ -10,15 +10,26 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock as OriginalBlock
 from torch import Tensor, nn
 
-from .block_modules import ACTIVATION_TYPES, Modules, block_modules, block_parameters
+from .block_modules import ACTIVATION_TYPES, Modules, block_adapters, block_modules, block_parameters
 from .calls import Calls, calls_of
-from .conditions import call_obstacle, operator_mask, segments_call_obstacle
+from .conditions import (
+    adapters_obstacle,
+    call_obstacle,
+    gradient_obstacle,
+    operator_mask,
+    segments_call_obstacle,
+)
 from .gradients import call_without_gradient
+from .layout import GROUPS
 from .library import load
+from .lora import Adapter, adapted_tensors
 from .quick_look import quick_arguments
 from .segments import Call, Segments, find_segments, run_segments
 
 load()
+
+Arguments = dict[str, Tensor | int | float]
+Adapters = dict[str, list[Adapter]]
 
 block_forward = torch.ops.ds_diffusers.block_forward.default
 
@@ -58,9 +69,9 @@ class BasicTransformerBlock(OriginalBlock):
             # A hook held on to this function while unpatch gave the block its own class back.
             return type(self).forward(self, *arguments)
         if torch.compiler.is_compiling():
-            _, reason, operator_arguments = full_look(self, *arguments[:4], cross_attention_kwargs)
-            if reason is None:
-                return block_forward(hidden_states, **operator_arguments)
+            _, reason, found = full_look(self, *arguments[:4], cross_attention_kwargs)
+            if found is not None:
+                return _call_operator(hidden_states, *found)
             obstacle_in_call, obstacle, segments = segments_look(self, Call(*arguments))
             if obstacle_in_call is None and obstacle is None:
                 return run_segments(self, segments, Call(*arguments))
@@ -71,11 +82,11 @@ class BasicTransformerBlock(OriginalBlock):
             result = _quick_call(self, calls, hidden_states, encoder_hidden_states)
             if result is not None:
                 return result
-        obstacle, reason, operator_arguments = full_look(self, *arguments[:4], cross_attention_kwargs)
-        if reason is None:
+        obstacle, reason, found = full_look(self, *arguments[:4], cross_attention_kwargs)
+        if found is not None:
             calls.note_fused()
-            with calls.layout.in_use(operator_arguments, calls.fused):
-                return _call_operator(hidden_states, operator_arguments)
+            with calls.layout.in_use(found[0], calls.fused):
+                return _call_operator(hidden_states, *found)
         call = Call(*arguments)
         whole_call_obstacle = reason if obstacle is None else None
         obstacle_in_call, obstacle, segments = segments_look(self, call)
@@ -112,12 +123,12 @@ def _quick_call(
     block: nn.Module, calls: Calls, hidden_states: Tensor, encoder_hidden_states: Tensor | None
 ) -> Tensor | None:
     """The result, where the quick look accepts the call; None where it takes a full one."""
-    arguments = quick_arguments(block, hidden_states, encoder_hidden_states)
-    if arguments is None or not calls.layout.is_settled(arguments):
+    found = quick_arguments(block, hidden_states, encoder_hidden_states)
+    if found is None or not calls.layout.is_settled(found[0]):
         return None
     calls.layout.note_capture()
     try:
-        result = _call_operator(hidden_states, arguments)
+        result = _call_operator(hidden_states, *found)
     except RuntimeError:
         # The full look finds out whether the call is wrong, or the block must run as diffusers' own.
         return None
@@ -132,19 +143,27 @@ def full_look(
     encoder_hidden_states: Tensor | None,
     encoder_attention_mask: Tensor | None,
     cross_attention_kwargs: dict[str, Any] | None,
-) -> tuple[str | None, str | None, dict[str, Tensor | int | float] | None]:
+) -> tuple[str | None, str | None, tuple[Arguments, Adapters] | None]:
     """The obstacle in the block's modules; the first obstacle of all; the arguments of block_forward but
-    hidden_states, None where there is an obstacle."""
+    hidden_states, and the LoRA adapters of the weights among them by the same names, None where there is an
+    obstacle."""
     obstacle, modules = block_modules(block)
     if obstacle is not None:
         return obstacle, obstacle, None
     inputs = _used_inputs(block, modules, attention_mask, encoder_hidden_states, encoder_attention_mask)
     parameters = block_parameters(modules)
+    adapters = block_adapters(modules)
     heads = modules["attn1"].heads
     reason = call_obstacle(hidden_states, inputs, parameters, heads, cross_attention_kwargs)
+    if reason is None and adapters:
+        tensors = [
+            tensor for of_weight in adapters.values() for adapter in of_weight for tensor in adapter[:2]
+        ]
+        reason = adapters_obstacle(adapters, hidden_states.device) or gradient_obstacle(tensors)
     if reason is not None:
         return None, reason, None
-    return None, None, _operator_arguments(block, modules, hidden_states, inputs, parameters)
+    arguments = _operator_arguments(block, modules, hidden_states, inputs, parameters)
+    return None, None, (arguments, adapters)
 
 
 def segments_look(block: nn.Module, call: Call) -> tuple[str | None, str | None, Segments]:
@@ -182,9 +201,9 @@ def _operator_arguments(
     hidden_states: Tensor,
     inputs: dict[str, Tensor],
     parameters: dict[str, Tensor],
-) -> dict[str, Tensor | int | float]:
+) -> Arguments:
     heads = modules["attn1"].heads
-    arguments: dict[str, Tensor | int | float] = dict(parameters)
+    arguments: Arguments = dict(parameters)
     if "encoder_hidden_states" in inputs:
         # The operator wants its rows at one stride, which e.g. an expanded batch does not have.
         context = inputs["encoder_hidden_states"].contiguous()
@@ -202,5 +221,7 @@ def _operator_arguments(
     return arguments
 
 
-def _call_operator(hidden_states: Tensor, arguments: dict[str, Tensor | int | float]) -> Tensor:
+def _call_operator(hidden_states: Tensor, arguments: Arguments, adapters: Adapters) -> Tensor:
+    if adapters:
+        arguments = adapted_tensors(arguments, adapters, GROUPS)
     return call_without_gradient(block_forward, hidden_states, **arguments)

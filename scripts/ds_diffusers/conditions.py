@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from .block_modules import QUANTIZED_ARGUMENTS, parameter_path
 from .class_names import class_name
 from .library import has_cuda_module
+from .lora import Adapter
 from .ops import DTYPES
 
 # Plain tensors, and what stands for them while torch.export traces. Any other subclass (quantised,
@@ -47,7 +48,7 @@ def call_obstacle(
         or _autocast_obstacle(hidden_states)
         or _inputs_obstacle(contexts_and_masks, hidden_states, heads)
         or parameters_obstacle(parameters, hidden_states.dtype, hidden_states.device)
-        or _gradient_obstacle((hidden_states, *contexts_and_masks.values(), *parameters.values()))
+        or gradient_obstacle((hidden_states, *contexts_and_masks.values(), *parameters.values()))
     )
 
 
@@ -66,7 +67,7 @@ def segments_call_obstacle(
     reason = _hidden_states_obstacle(hidden_states) or _state_obstacle(hidden_states.device.type)
     if reason is None and torch.is_grad_enabled():
         leaves = [leaf for leaf in tree_leaves(others) if isinstance(leaf, Tensor)]
-        reason = _gradient_obstacle((hidden_states, *leaves, *block.parameters()))
+        reason = gradient_obstacle((hidden_states, *leaves, *block.parameters()))
     return reason
 
 
@@ -107,6 +108,20 @@ def parameters_obstacle(
     for argument, tensor in parameters.items():
         if not is_plain_tensor(tensor, dtypes.get(argument, dtype), device):
             return _parameter_obstacle(parameter_path(argument), tensor, dtypes.get(argument), dtype, device)
+    return None
+
+
+def adapters_obstacle(adapters: dict[str, list[Adapter]], device: torch.device) -> str | None:
+    """The obstacle in the LoRA adapters of the block's weights."""
+    if adapters and torch.is_autocast_enabled(device.type):
+        return "autocast is on, which chooses the dtype of LoRA's products"
+    for argument, of_weight in adapters.items():
+        for down, up, _ in of_weight:
+            for tensor in (down, up):
+                if tensor.dtype not in DTYPES or not is_plain_tensor(tensor, tensor.dtype, device):
+                    return (
+                        f"an adapter of {parameter_path(argument)} is not made of plain tensors on {device}"
+                    )
     return None
 
 
@@ -196,7 +211,8 @@ def _inputs_obstacle(inputs: dict[str, Tensor], hidden_states: Tensor, heads: in
     return None
 
 
-def _gradient_obstacle(tensors: Iterable[Tensor]) -> str | None:
+def gradient_obstacle(tensors: Iterable[Tensor]) -> str | None:
+    """That a gradient of one of the tensors may be needed."""
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor.requires_grad:

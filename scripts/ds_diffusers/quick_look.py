@@ -27,7 +27,9 @@ from .block_modules import (
     QUANTIZED_ARGUMENTS,
     REPLACEABLE_FUNCTIONS,
     TWO_ATTENTIONS,
+    WEIGHT_ARGUMENTS,
 )
+from .lora import Adapter, is_lora_linear, quick_adapters
 from .quantization import Int8Linear
 
 _OWNERS, _NAMES, _FUNCTIONS = zip(*REPLACEABLE_FUNCTIONS)
@@ -51,7 +53,8 @@ _NO_SETTINGS = (None, None, None, None, None, False, 1.0)
 class _Form(NamedTuple):
     """What a block with one or with two attentions consists of. Modules are numbered: 0 is the block."""
 
-    modules: tuple[tuple[int, str, type], ...]  # number of the parent, name in it, class
+    # number of the parent, name in it, class, argument of the operator for a weight
+    modules: tuple[tuple[int, str, type, str], ...]
     parameters: tuple[tuple[int, str, str], ...]  # number of the module, name in it, argument of the operator
     attentions: tuple[int, ...]
     norms: tuple[int, ...]
@@ -68,7 +71,10 @@ def _form(table: tuple[tuple[str, str, str, tuple[type, ...]], ...], quantized: 
     scales = QUANTIZED_ARGUMENTS if quantized else ()
     kinds |= {path: Int8Linear for path, _, _ in scales}
     return _Form(
-        modules=tuple((numbers[parent], name, kinds[path]) for path, parent, name, _ in rows),
+        modules=tuple(
+            (numbers[parent], name, kinds[path], WEIGHT_ARGUMENTS.get(path, ""))
+            for path, parent, name, _ in rows
+        ),
         parameters=tuple(
             (numbers[path], name, argument)
             for path, weight_argument, bias_argument in PARAMETER_ARGUMENTS
@@ -92,13 +98,13 @@ _WITH_ONE_ATTENTION, _WITH_TWO_ATTENTIONS = (
 
 def quick_arguments(
     block: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None
-) -> dict[str, Tensor | int | float] | None:
-    """The arguments of block_forward by name, without hidden_states, for a call with no arguments but these;
-    None: ask the full look."""
+) -> tuple[dict[str, Tensor | int | float], dict[str, list[Adapter]]] | None:
+    """The arguments of block_forward by name, without hidden_states, for a call with no arguments but these,
+    and the LoRA adapters of the weights among them by the same names; None: ask the full look."""
     if type(hidden_states) is not Tensor or not _is_plain_inference(hidden_states):
         return None
     try:
-        form, attributes = _attributes(block)
+        form, attributes, adapters = _attributes(block)
         if form is None or not _has_plain_settings(form, attributes):
             return None
         arguments = _parameters(form, attributes)
@@ -115,7 +121,7 @@ def quick_arguments(
     arguments["heads"] = attributes[form.attentions[0]]["heads"]
     arguments["activation_type"] = ACTIVATION_TYPES[GEGLU]
     arguments["norm_epsilon"] = attributes[form.norms[0]]["eps"]
-    return arguments
+    return arguments, adapters
 
 
 def _is_plain_inference(hidden_states: Tensor) -> bool:
@@ -137,17 +143,25 @@ def _is_plain_inference(hidden_states: Tensor) -> bool:
     )
 
 
-def _attributes(block: nn.Module) -> tuple[_Form | None, list[dict]]:
-    """The form of the block, None without one, and the __dict__s of its modules by their numbers."""
+def _attributes(block: nn.Module) -> tuple[_Form | None, list[dict], dict[str, list[Adapter]]]:
+    """The form of the block, None without one, the __dict__s of its modules by their numbers, and the
+    adapters of its weights."""
     own = block.__dict__
     modules = own["_modules"]
     forms = _WITH_ONE_ATTENTION if modules.get("attn2") is None else _WITH_TWO_ATTENTIONS
-    form = forms.get(type(modules["ff"].__dict__["_modules"]["net"].__dict__["_modules"]["2"]))
-    if form is None:
-        return None, []
+    last = modules["ff"].__dict__["_modules"]["net"].__dict__["_modules"]["2"]
+    form = forms[Int8Linear if type(last) is Int8Linear else nn.Linear]
     found = [own]
-    for parent, name, kind in form.modules:
+    adapters = {}
+    for parent, name, kind, weight in form.modules:
         module = found[parent]["_modules"][name]
+        if kind is nn.Linear and type(module) is not kind:
+            of_weight = quick_adapters(module) if is_lora_linear(module) else None
+            if of_weight is None:
+                return None, found, adapters
+            if of_weight:
+                adapters[weight] = of_weight
+            module = module.__dict__["_modules"]["base_layer"]
         attributes = module.__dict__
         if (
             type(module) is not kind
@@ -157,9 +171,9 @@ def _attributes(block: nn.Module) -> tuple[_Form | None, list[dict]]:
             or attributes["_backward_pre_hooks"]
             or "forward" in attributes
         ):
-            return None, found
+            return None, found, adapters
         found.append(attributes)
-    return form, found
+    return form, found, adapters
 
 
 def _has_plain_settings(form: _Form, attributes: list[dict]) -> bool:

@@ -135,8 +135,8 @@ def _block_report(name: str, block: nn.Module) -> BlockReport:
 
 
 def _whole_obstacle(block: nn.Module) -> str | None:
-    from .block_modules import block_modules, block_parameters
-    from .conditions import parameters_obstacle
+    from .block_modules import block_adapters, block_modules, block_parameters
+    from .conditions import adapters_obstacle, parameters_obstacle
 
     obstacle, modules = block_modules(block)
     if obstacle is not None:
@@ -144,7 +144,8 @@ def _whole_obstacle(block: nn.Module) -> str | None:
     weight = modules["ff.net.2"].weight
     is_quantized = not weight.is_floating_point()
     dtype = modules["attn1.to_q"].weight.dtype if is_quantized else weight.dtype
-    return parameters_obstacle(block_parameters(modules), dtype, weight.device)
+    reason = parameters_obstacle(block_parameters(modules), dtype, weight.device)
+    return reason or adapters_obstacle(block_adapters(modules), weight.device)
 
 
 def _segments(block: nn.Module) -> tuple[str | None, tuple[str, ...]]:

@@ -417,11 +417,12 @@ def test_quick_look_sees_what_the_full_look_sees(form: str) -> None:
     values = block_arguments(block)
     states, context = values["hidden_states"], values.get("encoder_hidden_states")
     with torch.no_grad():
-        found = quick_arguments(block, states, context)
+        found, adapters = quick_arguments(block, states, context)
         _, reason, full = full_look(block, states, None, context, None, None)
     assert reason is None
-    assert found.keys() == full.keys()
-    assert all(found[name] is full[name] for name in found)
+    assert adapters == full[1] == {}
+    assert found.keys() == full[0].keys()
+    assert all(found[name] is full[0][name] for name in found)
 
 
 def test_float64() -> None:

@@ -61,11 +61,11 @@ def nothing(unet: UNet2DConditionModel) -> None:
     pass
 
 
-def lora(*targets: str, adapter: str = "default") -> Callable[[UNet2DConditionModel], None]:
+def lora(*targets: str, adapter: str = "default", **options: bool) -> Callable[[UNet2DConditionModel], None]:
     def apply(unet: UNet2DConditionModel) -> None:
         peft = pytest.importorskip("peft")
         torch.manual_seed(len(adapter))
-        config = peft.LoraConfig(r=4, target_modules=list(targets), init_lora_weights=False)
+        config = peft.LoraConfig(r=4, target_modules=list(targets), init_lora_weights=False, **options)
         unet.add_adapter(config, adapter_name=adapter)
 
     return apply
@@ -209,22 +209,17 @@ def words_kept(unet: UNet2DConditionModel) -> Arguments:
     return {"encoder_attention_mask": kept}
 
 
-LORA = "is peft.tuners.lora.layer.Linear, not Linear"
 HOOK = "forward was replaced (by a hook of accelerate or diffusers, or by hand)"
 
 FEATURES = {
     "nothing": Feature(nothing, ""),
     "masks": Feature(nothing, "", arguments=words_kept),
     "freeu": Feature(lambda unet: unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4), ""),
-    "lora": Feature(lora(*LINEARS), f"attn1.to_q {LORA}", lambda unet: unet.unload_lora()),
-    "lora_to_out": Feature(lora("to_out.0"), f"attn1.to_out.0 {LORA}", lambda unet: unet.unload_lora()),
-    "lora_feed_forward": Feature(
-        lora("ff.net.0.proj", "ff.net.2"), f"ff.net.0.proj {LORA}", lambda unet: unet.unload_lora()
-    ),
+    "lora": Feature(lora(*LINEARS), "", lambda unet: unet.unload_lora()),
+    "lora_to_out": Feature(lora("to_out.0"), "", lambda unet: unet.unload_lora()),
+    "lora_feed_forward": Feature(lora("ff.net.0.proj", "ff.net.2"), "", lambda unet: unet.unload_lora()),
     "lora_scale": Feature(
-        lora(*LINEARS),
-        f"attn1.to_q {LORA}",
-        arguments=lambda unet: {"cross_attention_kwargs": {"scale": 0.3}},
+        lora(*LINEARS), "", arguments=lambda unet: {"cross_attention_kwargs": {"scale": 0.3}}
     ),
     "lora_adapters": Feature(
         in_turn(
@@ -232,19 +227,31 @@ FEATURES = {
             lora("to_v", "ff.net.2", adapter="other"),
             lambda unet: unet.set_adapters(["default", "other"], [0.7, 0.4]),
         ),
-        f"attn1.to_q {LORA}",
+        "",
     ),
-    "lora_disabled": Feature(
-        in_turn(lora("to_q", "ff.net.2"), lambda unet: unet.disable_lora()), f"attn1.to_q {LORA}"
-    ),
-    "lora_hot_swapped": Feature(hot_swapped, f"attn1.to_q {LORA}"),
-    "lora_fused": Feature(in_turn(lora("to_q", "ff.net.2"), lambda unet: unet.fuse_lora()), f"to_q {LORA}"),
+    "lora_disabled": Feature(in_turn(lora("to_q", "ff.net.2"), lambda unet: unet.disable_lora()), ""),
+    "lora_hot_swapped": Feature(hot_swapped, ""),
+    "lora_fused": Feature(in_turn(lora("to_q", "ff.net.2"), lambda unet: unet.fuse_lora()), ""),
     "lora_fused_and_unloaded": Feature(
         in_turn(lora("to_q", "ff.net.2"), lambda unet: unet.fuse_lora(), lambda unet: unet.unload_lora()), ""
     ),
     "lora_unfused": Feature(
-        in_turn(lora("to_q", "ff.net.2"), lambda unet: unet.fuse_lora(), lambda unet: unet.unfuse_lora()),
-        f"attn1.to_q {LORA}",
+        in_turn(lora("to_q", "ff.net.2"), lambda unet: unet.fuse_lora(), lambda unet: unet.unfuse_lora()), ""
+    ),
+    "lora_with_magnitudes": Feature(
+        lora("to_q", use_dora=True),
+        "attn1.to_q: the adapter default is a variant of LoRA",
+        lambda unet: unet.unload_lora(),
+    ),
+    "lora_with_bias": Feature(
+        lora("to_out.0", lora_bias=True),
+        "attn1.to_out.0: lora_B of the adapter default is not a linear layer without bias",
+        lambda unet: unet.unload_lora(),
+    ),
+    "lora_and_ip_adapter": Feature(
+        in_turn(lora(*LINEARS), ip_adapter),
+        "attn2 has processor IPAdapterAttnProcessor2_0",
+        arguments=image_embeddings,
     ),
     "ip_adapter": Feature(
         ip_adapter, "attn2 has processor IPAdapterAttnProcessor2_0", arguments=image_embeddings
@@ -349,13 +356,6 @@ def fused_blocks(unet: UNet2DConditionModel) -> int:
     before = sum(block.fused_calls for block in ds_diffusers.report(unet))
     run(unet)
     return sum(block.fused_calls for block in ds_diffusers.report(unet)) - before
-
-
-def test_lora_in_some_blocks() -> None:
-    unet = ds_diffusers.patch(sd15_unet())
-    lora("mid_block.attentions.0.transformer_blocks.0.attn2.to_v")(unet)
-    assert fused_blocks(unet) == BLOCKS - 1
-    assert ds_diffusers.report(unet).reasons("segments") == {f"attn2.to_v {LORA}": 1}
 
 
 def test_training_of_lora() -> None:

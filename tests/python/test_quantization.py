@@ -348,8 +348,7 @@ def test_quick_look_knows_quantized_blocks() -> None:
     block = ds_diffusers.patch(quantized_block())
     arguments = block_arguments(block)
     with torch.no_grad():
-        found = quick_arguments(block, arguments["hidden_states"], arguments["encoder_hidden_states"])
-    assert found is not None
+        found, _ = quick_arguments(block, arguments["hidden_states"], arguments["encoder_hidden_states"])
     assert found["ff_in_scale"] is block.ff.net[0].proj.scale
     assert found["ff_out_weight"] is block.ff.net[2].weight
 
