@@ -1,10 +1,10 @@
 """diffusers' BasicTransformerBlock as a sequence of called modules with fused segments between them.
 
 The way of a block that cannot run as one operator: its attention modules are called, whatever they have
-become (another processor, IP-Adapter, a variant of LoRA, quantised or offloaded layers), and so is every other module that
-is not a plain one. The rest runs as operators: norms, with the residual sum before them where one of the two
-follows the other; the gated feed-forward; its last bias with the residual sum. The sequence is that of
-BasicTransformerBlock.forward in diffusers 0.35 to 0.42, which all have the same.
+become (another processor, IP-Adapter, a variant of LoRA, quantised or offloaded layers), and so is every
+other module that is not a plain one. The rest runs as operators: norms, with the residual sum before them
+where one of the two follows the other; the gated feed-forward; its last bias with the residual sum. The
+sequence is that of BasicTransformerBlock.forward in diffusers 0.35 to 0.42, which all have the same.
 
 The bias of an attention's output stays in its linear layer, whose matrix product adds it at no cost.
 """
