@@ -148,6 +148,9 @@ def _attributes(block: nn.Module) -> tuple[_Form | None, list[dict], dict[str, l
     adapters of its weights."""
     own = block.__dict__
     modules = own["_modules"]
+    # The most frequent obstacle, found before the whole block is looked through.
+    if type(modules["attn1"].__dict__["processor"]) is not AttnProcessor2_0:
+        return None, [], {}
     forms = _WITH_ONE_ATTENTION if modules.get("attn2") is None else _WITH_TWO_ATTENTIONS
     last = modules["ff"].__dict__["_modules"]["net"].__dict__["_modules"]["2"]
     form = forms[Int8Linear if type(last) is Int8Linear else nn.Linear]
