@@ -19,6 +19,7 @@ from .block_shapes import BlockShape
 from .block_variants import CHAIN, EAGER, OURS, Variant, variant_makers
 from .compiling import forget_compiled, one_compilation
 from .products import AttentionProduct, Part, block_parts, fastest_backend, part_timer
+from .rates import Rates
 from .samples import Samples, total
 from .timing import (
     EnqueueTimer,
@@ -48,10 +49,13 @@ class VariantResult:
 
 @dataclass
 class BlockResult:
+    """`rooflines`: seconds of each part, by the rates of this run."""
+
     shape: BlockShape
     dtype: torch.dtype
     sets: int
     backends: dict[str, str]
+    rooflines: dict[str, float]
     variants: dict[str, VariantResult] = field(default_factory=dict)
     parts: dict[str, Samples] = field(default_factory=dict)
 
@@ -71,20 +75,20 @@ class BlockResult:
         return ours.over(self.floor) if ours else None
 
 
-def run(settings: argparse.Namespace) -> Iterator[BlockResult]:
+def run(settings: argparse.Namespace, rates: Rates) -> Iterator[BlockResult]:
     """A result for each dtype and shape, as each is done."""
     for dtype in settings.dtypes:
         for shape in settings.shapes:
             start = perf_counter()
             torch.manual_seed(0)
-            result = measure(shape, dtype, settings)
+            result = measure(shape, dtype, settings, rates)
             yield result
             print(f"{_line(result)}; {perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
             _free()
 
 
 @torch.no_grad()
-def measure(shape: BlockShape, dtype: torch.dtype, settings: argparse.Namespace) -> BlockResult:
+def measure(shape: BlockShape, dtype: torch.dtype, settings: argparse.Namespace, rates: Rates) -> BlockResult:
     device = settings.device
     parts = block_parts(shape)
     backends = {
@@ -93,7 +97,11 @@ def measure(shape: BlockShape, dtype: torch.dtype, settings: argparse.Namespace)
         if isinstance(part, AttentionProduct)
     }
     sets = make_sets(shape, dtype, device)
-    result = BlockResult(shape, dtype, len(sets), backends)
+    rooflines = {
+        name: rates.seconds(part.elements * dtype.itemsize, part.operations, dtype)
+        for name, part in parts.items()
+    }
+    result = BlockResult(shape, dtype, len(sets), backends, rooflines)
     variants = _prepare(result, sets, settings)
     _measure_device_time(result, variants, parts, settings)
     if device.type == "cuda":
@@ -102,9 +110,7 @@ def measure(shape: BlockShape, dtype: torch.dtype, settings: argparse.Namespace)
     return result
 
 
-def _prepare(
-    result: BlockResult, sets: list[BlockSet], settings: argparse.Namespace
-) -> dict[str, Variant]:
+def _prepare(result: BlockResult, sets: list[BlockSet], settings: argparse.Namespace) -> dict[str, Variant]:
     """The variants that work, each called with every set; notes what their first calls show."""
     exact = reference(sets[0])
     variants = {}
@@ -213,9 +219,11 @@ def as_json(result: BlockResult) -> dict[str, Any]:
         "attention_backends": result.backends,
         "floor": {
             "time_us": result.floor.as_json(1e6),
+            "roofline_us": sum(result.rooflines.values()) * 1e6,
             "parts": {
                 name: {
                     "time_us": samples.as_json(1e6),
+                    "roofline_us": result.rooflines[name] * 1e6,
                     "teraflops": operations[name] / samples.median / 1e12,
                 }
                 for name, samples in result.parts.items()

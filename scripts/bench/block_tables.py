@@ -8,37 +8,45 @@ from typing import TYPE_CHECKING
 from .block import BlockResult, VariantResult
 from .block_variants import CHAIN, OPERATOR, OURS
 from .products import AttentionProduct, block_parts
-from .tables import microseconds, ratio, seconds, table
+from .rates import Rates
+from .tables import microseconds, per_second, ratio, seconds, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def block_tables(results: Sequence[BlockResult], on_gpu: bool) -> list[Table]:
+def block_tables(results: Sequence[BlockResult], rates: Rates, on_gpu: bool) -> list[Table]:
     """Of one dtype: time; from Python; first call, memory and error."""
     dtype = str(results[0].dtype).removeprefix("torch.")
     peers = [name for name in results[0].variants if name not in (OURS, OPERATOR, CHAIN)]
-    tables = [_times(results, peers, dtype, on_gpu)]
+    tables = [_times(results, peers, rates, on_gpu)]
     if on_gpu:
         tables.append(_from_python(results, [OURS, OPERATOR, *peers], dtype))
     tables.append(_others(results, [OURS, *peers], dtype))
     return tables
 
 
-def _times(results: Sequence[BlockResult], peers: Sequence[str], dtype: str, on_gpu: bool) -> Table:
+def _times(results: Sequence[BlockResult], peers: Sequence[str], rates: Rates, on_gpu: bool) -> Table:
+    dtype = results[0].dtype
     rows = []
     for result in results:
         variants = result.variants
         row = [result.shape.name, microseconds(variants[OURS].time, spread=True), _floor(result)]
-        row += [ratio(result.over_floor), microseconds(variants[CHAIN].time)]
+        row += [ratio(result.over_floor), f"{sum(result.rooflines.values()) * 1e6:.1f}"]
+        if on_gpu:
+            row.append(microseconds(variants[CHAIN].time))
         row += [_against_ours(result, name) for name in peers]
         rows.append(row)
+    chain = ["chain"] if on_gpu else []
+    copy = per_second(rates.bytes_per_second, "B")
+    product = per_second(rates.operations_per_second[dtype], "op")
     method = "GPU time, CUDA-graph replay" if on_gpu else "time on the clock"
     return table(
-        f"block, {dtype}: {method}, µs",
-        ["shape", "ours", "floor = products + attn1 + attn2", "ours/floor", "chain", *peers],
+        f"block, {str(dtype).removeprefix('torch.')}: {method}, µs",
+        ["shape", "ours", "floor = products + attn1 + attn2", "ours/floor", "roofline", *chain, *peers],
         rows,
-        "×: of our time. floor: products and attentions measured one by one; chain: in one graph. "
+        "×: of our time. floor: products and attentions measured one by one; chain: in one graph; roofline: "
+        f"their operations at {product}, a large product's rate, or bytes at {copy}, a large copy's. "
         "±: half the distance of the quartiles",
     )
 

@@ -46,11 +46,9 @@ def variant_makers(
     shape: BlockShape, sets: Sequence[BlockSet], backends: dict[str, str], peers: Sequence[str]
 ) -> dict[str, Callable[[], Variant]]:
     """Functions that make the variants, by their names: making one may fail where others work."""
-    makers = {
-        OURS: partial(_modules, OURS, run_block, sets, patched=True),
-        OPERATOR: partial(_operator, sets),
-        CHAIN: partial(_chain, shape, sets, backends),
-    }
+    makers = {OURS: partial(_modules, OURS, run_block, sets, patched=True)}
+    if sets[0].hidden_states.is_cuda:  # both show what lies between kernels, and a CPU has none
+        makers |= {OPERATOR: partial(_operator, sets), CHAIN: partial(_chain, shape, sets, backends)}
     for name in peers:
         if name == EAGER:
             makers[name] = partial(_modules, name, run_block, sets)

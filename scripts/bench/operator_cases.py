@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from ds_diffusers import ops
 from ds_diffusers.command_line import UserError
 
+from .products import Product
 
 EPSILON = 1e-5
 GATED_GELU = int(ops.ActivationFuncType.GATED_GELU)
@@ -39,13 +41,16 @@ def operator_shape(text: str) -> OperatorShape:
 
 @dataclass(frozen=True)
 class OperatorCase:
-    """`operator` of torch.ops.ds_diffusers, `function` of ds_diffusers.ops and `pytorch` take the same
-    arguments and return the same."""
+    """`operator` of torch.ops.ds_diffusers, `function` of ds_diffusers.ops, `pytorch` and `in_two`, where there
+    is one, take the same arguments and return the same. `in_two`: one operator of PyTorch and one of ours.
+    `product`: the matrix product that is the operator's floor; None: moving its bytes is."""
 
     name: str
     operator: str
     pytorch: Callable
     arguments: Callable[[OperatorShape, torch.dtype, torch.device], tuple]
+    product: Callable[[OperatorShape], Product] | None = None
+    in_two: Callable | None = None
 
     @property
     def packet(self) -> Any:
@@ -72,6 +77,15 @@ def geglu(activation: Tensor, bias: Tensor, activation_type: int) -> Tensor:
     return values * F.gelu(gates)
 
 
+def geglu_of_linear(input: Tensor, weight: Tensor, bias: Tensor, activation_type: int) -> Tensor:
+    values, gates = F.linear(input, weight, bias).chunk(2, dim=-1)
+    return values * F.gelu(gates)
+
+
+def linear_and_gated_activation(input: Tensor, weight: Tensor, bias: Tensor, activation_type: int) -> Tensor:
+    return torch.ops.ds_diffusers.gated_activation(F.linear(input, weight), bias, activation_type)
+
+
 def bias_add(activation: Tensor, bias: Tensor) -> Tensor:
     return activation + bias
 
@@ -86,7 +100,7 @@ def two_biases_add(activation: Tensor, bias: Tensor, other: Tensor, other_bias: 
 
 @dataclass(frozen=True)
 class _Maker:
-    """Tensors from N(0, 1) for one shape."""
+    """Tensors from N(0, 1) for one shape, weights scaled so that a layer keeps its input's size."""
 
     shape: OperatorShape
     dtype: torch.dtype
@@ -99,12 +113,24 @@ class _Maker:
     def vector(self, width: int = 1) -> Tensor:
         return self._normal(width * self.shape.channels)
 
+    def weight(self, width: int) -> Tensor:
+        """Of a linear layer whose result is `width` times as wide as its input."""
+        channels = self.shape.channels
+        return self._normal(width * channels, channels) / math.sqrt(channels)
+
     def _normal(self, *sizes: int) -> Tensor:
         return torch.randn(sizes, dtype=torch.float32, device=self.device).to(self.dtype)
 
 
-def _case(name: str, operator: str, pytorch: Callable, make: Callable[[_Maker], tuple]) -> OperatorCase:
-    return OperatorCase(name, operator, pytorch, lambda *arguments: make(_Maker(*arguments)))
+def _case(
+    name: str, operator: str, pytorch: Callable, make: Callable[[_Maker], tuple], **others: Callable
+) -> OperatorCase:
+    return OperatorCase(name, operator, pytorch, lambda *arguments: make(_Maker(*arguments)), **others)
+
+
+def ff_in(shape: OperatorShape) -> Product:
+    """The first product of a gated feed-forward."""
+    return Product(shape.batch * shape.tokens, 8 * shape.channels, shape.channels)
 
 
 OPERATOR_CASES = {
@@ -134,6 +160,14 @@ OPERATOR_CASES = {
             "gated_activation",
             geglu,
             lambda make: (make.states(8), make.vector(8), GATED_GELU),
+        ),
+        _case(
+            "gated_linear",
+            "gated_linear",
+            geglu_of_linear,
+            lambda make: (make.states(), make.weight(8), make.vector(8), GATED_GELU),
+            product=ff_in,
+            in_two=linear_and_gated_activation,
         ),
         _case("bias_add", "nhwc_bias_add", bias_add, lambda make: (make.states(), make.vector())),
         _case(

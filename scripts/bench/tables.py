@@ -50,9 +50,24 @@ def missing_rich(error: ModuleNotFoundError) -> UserError:
 def microseconds(samples: Samples | None, spread: bool = False) -> str:
     if samples is None:
         return "–"
-    value = samples.median * 1e6
-    shown = f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    shown = in_microseconds(samples.median)
     return f"{shown} ±{samples.spread * 50:.1f}%" if spread else shown
+
+
+def in_microseconds(seconds: float) -> str:
+    value = seconds * 1e6
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def per_second(value: float | None, unit: str) -> str:
+    """In thousands, as far as the value has them: 3.12 TB/s."""
+    if value is None:
+        return "–"
+    prefixes = ["", "k", "M", "G", "T", "P"]
+    while value >= 999.5 and len(prefixes) > 1:
+        value /= 1000
+        prefixes.pop(0)
+    return f"{value:.3g} {prefixes[0]}{unit}/s"
 
 
 def ratio(value: float | None) -> str:

@@ -22,7 +22,7 @@ from ds_diffusers.architectures import ARCHITECTURES, random_inputs, random_unet
 
 from .accuracy import Error, error_of
 from .block_sets import lay_out, require_fused
-from .compiling import compiled, forget_compiled, one_compilation
+from .compiling import MODES, compiled, forget_compiled, one_compilation
 from .samples import Samples
 from .timing import (
     Call,
@@ -34,8 +34,10 @@ from .timing import (
     in_rounds,
 )
 
-OURS, EAGER, COMPILE, OURS_COMPILED = "ours", "eager", "compile", "ours+compile"
-PEERS = (EAGER, COMPILE, OURS_COMPILED)
+OURS, EAGER = "ours", "eager"
+WITH_OURS = "ours+"  # before a mode of torch.compile: the patched UNet compiled in it
+DEFAULT_PEERS = (EAGER, "compile", "ours+compile")
+PEERS = (*DEFAULT_PEERS, "max-autotune", "ours+max-autotune")
 MODELS = tuple(ARCHITECTURES)
 DEFAULT_MODELS = ("sd15", "sdxl")
 
@@ -151,15 +153,15 @@ def _prepare(
     settings: argparse.Namespace,
 ) -> dict[str, Call]:
     """The ways that work, each called; notes what the first calls show."""
-    models = {EAGER: unet, OURS: patched, COMPILE: unet, OURS_COMPILED: patched}
     calls: dict[str, Call] = {}
     expected = None
-    for name, model in models.items():
+    for name in (EAGER, OURS, *PEERS[1:]):
         if name not in (OURS, *settings.peers):
             continue
         noted = result.steps[name] = StepResult()
-        run = compiled(run_unet) if "compile" in name else run_unet
-        call = partial(run, model, *inputs)
+        mode = name.removeprefix(WITH_OURS)
+        run = compiled(run_unet, MODES[mode]) if mode in MODES else run_unet
+        call = partial(run, patched if name.startswith(OURS) else unet, *inputs)
         try:
             with one_compilation():
                 output = _first_calls(noted, call, settings.device)

@@ -19,8 +19,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 bench_package()
 
-from ds_diffusers.bench import block_sets, block_variants, hand_composed, operators, products, rotation
+from ds_diffusers.bench import (
+    block_sets,
+    block_variants,
+    hand_composed,
+    operators,
+    products,
+    rates,
+    rotation,
+    tables,
+)
 from ds_diffusers.bench.block_shapes import BLOCK_SHAPES, block_shape
+from ds_diffusers.bench.operator_cases import OPERATOR_CASES
 from ds_diffusers.bench.samples import Samples, total
 
 pytestmark = pytest.mark.diffusers
@@ -56,7 +66,8 @@ def test_block(device: torch.device, tmp_path: Path, capsys: pytest.CaptureFixtu
         assert len(parts) == 9
         assert min(parts) > 0
         assert result["ours_over_floor"] > 0
-        for name in ("ours", "eager", "chain"):
+        assert floor["roofline_us"] > 0
+        for name in ("ours", "eager", *(["chain"] if device.type == "cuda" else [])):
             assert result["variants"][name]["time_us"]["median"] > 0, name
             assert result["variants"][name]["over_ours"] > 0
         eager, ours = (result["variants"][name] for name in ("eager", "ours"))
@@ -97,22 +108,75 @@ def test_unet(
 
 
 def test_ops(device: torch.device, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = "layer_norm,layer_norm_residual,gated_activation,bias_add,bias_residual_add,two_biases_add"
-    options = ["--ops", names, "--shapes", "2x17x33", "--dtype", "bfloat16", "--peers", "eager"]
+    options = ["--ops", ",".join(OPERATOR_CASES), "--shapes", "2x17x33", "--dtype", "bfloat16"]
+    options += ["--peers", "eager"]
     written = run("ops", *options, file=tmp_path / "ops.json", device=device)
     assert written["environment"]["copy_bytes_per_second"] > 0
-    assert [result["case"] for result in written["results"]] == names.split(",")
+    assert written["environment"]["gemm_operations_per_second"]["bfloat16"] > 0
+    assert [result["case"] for result in written["results"]] == list(OPERATOR_CASES)
     for result in written["results"]:
         ours, eager = (result["variants"][name] for name in ("ours", "eager"))
         assert ours["error"]["relative"] <= 2 * eager["error"]["relative"]
         assert ours["time_us"]["median"] > 0
-        assert result["share_of_copy"] > 0
+        assert result["share_of_floor"] > 0
+        assert result["floor"]["roofline_us"] > 0
+        assert (ours["wall_us"] is not None) == (device.type == "cuda")
+        assert (ours["extra_bytes"] is not None) == (device.type == "cuda")
     elements = 2 * 17 * 33
     moved = {result["case"]: result["bytes"] for result in written["results"]}
     assert moved["layer_norm"] == 2 * (2 * elements + 2 * 33)
     assert moved["layer_norm_residual"] == 2 * (4 * elements + 3 * 33)
     assert moved["gated_activation"] == 2 * (12 * elements + 8 * 33)
-    assert "layer_norm 2x17x33" in capsys.readouterr().out
+    assert moved["gated_linear"] == 2 * (elements + 8 * 33 * 33 + 8 * 33 + 4 * elements)
+    by_case = {result["case"]: result for result in written["results"]}
+    assert by_case["gated_linear"]["operations"] == 2 * elements * 8 * 33
+    assert by_case["gated_linear"]["floor"]["of"] == "product"
+    eager, in_two = (by_case["gated_linear"]["variants"][name] for name in ("eager", "ours, in two"))
+    assert in_two["time_us"]["median"] > 0
+    assert in_two["error"]["relative"] <= 2 * eager["error"]["relative"]
+    assert by_case["layer_norm"]["floor"]["of"] == "copy"
+    shown = capsys.readouterr().out
+    assert "layer_norm 2x17x33" in shown
+    assert "first call" in shown
+
+
+def test_every_operator_has_a_case() -> None:
+    registered = [
+        name.removeprefix("ds_diffusers::")
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("ds_diffusers::")
+    ]
+    measured = {case.operator for case in OPERATOR_CASES.values()}
+    assert measured | {"block_forward"} == set(registered)
+    assert "gated_linear" in operators.DEFAULT_CASES
+
+
+def test_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--ops", "bias_add,gated_linear", "--shapes", "2x3x8", "--blocks", SMALL]
+    file = tmp_path / "cpu.json"
+    assert main(["bench", "cpu", "--rounds", "2", "--json", str(file), *options]) == 0
+    results = json.loads(file.read_text())["results"]
+    assert [(result["benchmark"], result["dtype"]) for result in results] == [
+        *(("ops", dtype) for dtype in ("float32", "float32", "bfloat16", "bfloat16")),
+        *(("block", dtype) for dtype in ("float32", "bfloat16")),
+    ]
+    for result in results:
+        assert result["variants"]["eager"]["over_ours"] > 0
+    shown = capsys.readouterr().out
+    assert "operators, bfloat16: time on the clock" in shown
+    assert "block, float32: time on the clock" in shown
+
+
+def test_rates_give_the_roofline() -> None:
+    measured = rates.Rates(100.0, {torch.float32: 1000.0})
+    assert measured.seconds(300, 2000, torch.float32) == 3
+    assert measured.seconds(100, 2000, torch.float32) == 2
+
+
+def test_rates_are_shown_in_thousands() -> None:
+    assert tables.per_second(3.123e12, "B") == "3.12 TB/s"
+    assert tables.per_second(999.4, "B") == "999 B/s"
+    assert tables.per_second(999.6e9, "op") == "1 Top/s"
 
 
 def test_ops_compiled(tmp_path: Path) -> None:
@@ -146,6 +210,8 @@ def test_overhead(device: torch.device, tmp_path: Path, capsys: pytest.CaptureFi
         (["block", "--device", "cuda:64"], "--device is cuda:64, but PyTorch finds"),
         (["block", "--rounds", "0"], "--rounds is 0, must be at least 1"),
         (["block", "--json", "missing/block.json"], "its folder does not exist"),
+        (["block", "--plot", "missing/block.png"], "its folder does not exist"),
+        (["unet", "--plot", "unet.pdf"], "--plot is unet.pdf, must end in .png"),
         (["unet", "--size", "60"], "--size is 60, must be a multiple of 8"),
         (["unet", "--models", "sd9"], "--models has sd9, must be of sd15"),
         (["ops", "--ops", ""], "--ops has an empty name"),
@@ -249,7 +315,7 @@ def test_sets_exceed_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_copies_move_the_bytes() -> None:
-    source, result = operators.copies(8000, 1, CPU)[0].args[0], operators.copies(8000, 1, CPU)[0]()
+    source, result = rates.copies(8000, 1, CPU)[0].args[0], rates.copies(8000, 1, CPU)[0]()
     assert source.nbytes + result.nbytes == 8000
 
 
