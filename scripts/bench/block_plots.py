@@ -100,9 +100,9 @@ def _draw_others(axes: Axes, results: list[dict[str, Any]], scale: float) -> Non
     names = unique([name for result in results for name in result["variants"]])
     shown = [name for name in names if name not in (OURS, OPERATOR, CHAIN)]
     style = {"s": 22, "zorder": 3, "edgecolor": "white", "linewidth": 0.5}
-    for name, marker in zip(shown, cycle(MARKERS), strict=False):
+    for index, (name, marker) in enumerate(zip(shown, cycle(MARKERS), strict=False), start=1):
         measured = [
-            (place + BAR / 2, scale * result["variants"][name]["time_us"]["median"])
+            (place + BAR * index / (len(shown) + 1), scale * result["variants"][name]["time_us"]["median"])
             for place, result in enumerate(results)
             if result["variants"].get(name, {}).get("time_us")
         ]

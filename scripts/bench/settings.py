@@ -89,7 +89,7 @@ def _add_unet(benchmarks: Any) -> None:
 
 
 def _add_operators(benchmarks: Any) -> None:
-    parser = _benchmark(benchmarks, "ops", "the single operators", rounds=15, plot="bandwidths")
+    parser = _benchmark(benchmarks, "ops", "the single operators", rounds=11, plot="bandwidths")
     _add_cases(parser, list(OPERATOR_CASES), operators.DEFAULT_CASES)
     shapes = list(map(str, operators.OPERATOR_SHAPES))
     _add_list(parser, "--shapes", operator_shape, shapes, KNOWN_SHAPES)
