@@ -1,9 +1,10 @@
 """`bench compare`: what became slower or faster from one JSON file to another.
 
 Every time that both files have of the same case, shape, dtype, variant and kind (GPU or clock, wall, CPU) is
-compared by its median. It changed where the medians differ by more than either sample's spread, the distance of its
-quartiles, and by more than TOLERANCE: clocks and addresses differ from one process to the next, which the
-spread within one does not show. First calls are left out: there is one of each, so it has no spread.
+compared by its median. It changed where the medians differ by more than either sample's spread, the distance
+of its quartiles, and by more than TOLERANCE of the earlier median: clocks and addresses differ from one
+process to the next, which the spread within one does not show. First calls are left out: there is one of
+each, so it has no spread.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from . import overhead
 TOLERANCE = 0.02
 RULE = (
     "Says what became slower or faster between two JSON files: where medians differ by more than either "
-    f"sample's spread (the distance of its quartiles) and by more than {TOLERANCE:.0%}. The exit status is 1 where "
-    "something of ours became slower."
+    f"sample's spread (the distance of its quartiles) and by more than {TOLERANCE:.0%}. The exit status is 1 "
+    "where something of ours became slower."
 )
 
 KINDS = {"time": "time", "wall": "wall", "enqueue": "CPU"}
@@ -30,7 +31,7 @@ FLOOR = "floor"
 
 
 class Key(NamedTuple):
-    """What a time is of. `kind`: one of KINDS; "time" is the GPU's by graph replay, on the CPU the clock's."""
+    """What a time is of. `kind`: of KINDS; "time" is the GPU's by graph replay, on the CPU the clock's."""
 
     case: str
     variant: str

@@ -41,9 +41,9 @@ def operator_shape(text: str) -> OperatorShape:
 
 @dataclass(frozen=True)
 class OperatorCase:
-    """`operator` of torch.ops.ds_diffusers, `function` of ds_diffusers.ops, `pytorch` and `in_two`, where there
-    is one, take the same arguments and return the same. `in_two`: one operator of PyTorch and one of ours.
-    `product`: the matrix product that is the operator's floor; None: moving its bytes is."""
+    """`operator` of torch.ops.ds_diffusers, `function` of ds_diffusers.ops, `pytorch` and, where there is
+    one, `in_two` take the same arguments and return the same. `in_two`: one operator of PyTorch and one of
+    ours. `product`: the matrix product that is the operator's floor; None: moving its bytes is."""
 
     name: str
     operator: str

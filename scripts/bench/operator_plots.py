@@ -1,5 +1,5 @@
-"""The plot of `bench ops`: the bandwidth that each operator reaches against the bytes that it moves, and of those
-whose floor is a matrix product the rate of operations against their number."""
+"""The plot of `bench ops`: the bandwidth that each operator reaches against the bytes that it moves, and of
+those whose floor is a matrix product the operations a second against their number."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`bench ops`: the single operators beside eager, torch.compile, and their floor: a copy that moves as many bytes,
-or the matrix product that computes as much."""
+"""`bench ops`: the single operators beside eager, torch.compile, and their floor: a copy that moves as many
+bytes, or the matrix product that computes as much."""
 
 from __future__ import annotations
 
