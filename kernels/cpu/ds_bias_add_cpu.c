@@ -6,60 +6,83 @@ typedef struct bias_add_task {
   ds_tile_shape shape;
 } bias_add_task;
 
-// `result` may be one of the operands.
-DS_NOT_INLINE void add_vector(const float *input, const float *bias, float *result, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; i++) result[i] = input[i] + bias[i];
+// Some elements that lie one behind the other in each operand; `other` may be NULL.
+typedef struct add_run {
+  const char *input, *other;
+  char *result;
+} add_run;
+
+// Runs along a row, with a bias for each element. Either may be NULL.
+typedef struct row_biases {
+  const char *bias, *other_bias;
+} row_biases;
+
+DS_INLINE void add_vector(ds_dtype dtype, const add_run *run, ds_vector bias, ds_vector other_bias, int64_t i,
+                          int count) {
+  const int64_t offset = i * ds_element_bytes(dtype);
+  ds_prefetch_ahead(run->input, offset);
+  ds_vector sum = ds_vector_load(dtype, run->input + offset, count) + bias;
+  if (run->other != NULL) {
+    ds_prefetch_ahead(run->other, offset);
+    sum += ds_vector_load(dtype, run->other + offset, count) + other_bias;
+  }
+  ds_vector_store(dtype, sum, run->result + offset, count);
 }
 
-DS_NOT_INLINE void add_vectors(const float *input, const float *bias, const float *other,
-                               const float *other_bias, float *result, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; i++) result[i] = (input[i] + bias[i]) + (other[i] + other_bias[i]);
+DS_INLINE void add_to_row_vector(ds_dtype dtype, const add_run *run, const row_biases *biases, int64_t i,
+                                 int count) {
+  add_vector(dtype, run, ds_vector_load_or(dtype, biases->bias, i, count, ds_no_bias),
+             ds_vector_load_or(dtype, biases->other_bias, i, count, ds_no_bias), i, count);
 }
 
-DS_NOT_INLINE void add_scalar(const float *input, float bias, float *result, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; i++) result[i] = input[i] + bias;
+DS_INLINE void add_to_row_as(ds_dtype dtype, add_run run, row_biases biases, int64_t count) {
+  int64_t i = 0;
+  for (; i + DS_LANES <= count; i += DS_LANES) add_to_row_vector(dtype, &run, &biases, i, DS_LANES);
+  if (i < count) add_to_row_vector(dtype, &run, &biases, i, ds_rest(count));
 }
 
-DS_NOT_INLINE void add_scalars(const float *input, float bias, const float *other, float other_bias,
-                               float *result, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; i++) result[i] = (input[i] + bias) + (other[i] + other_bias);
+DS_NOT_INLINE void add_to_row(ds_dtype dtype, const add_run *run, const row_biases *biases, int64_t count) {
+  DS_FOR_DTYPE(dtype, add_to_row_as, *run, *biases, count);
+}
+
+// Along a column: one bias for all elements.
+DS_INLINE void add_to_column_as(ds_dtype dtype, add_run run, float bias, float other_bias, int64_t count) {
+  const ds_vector biases = ds_vector_of(bias), other_biases = ds_vector_of(other_bias);
+  int64_t i = 0;
+  for (; i + DS_LANES <= count; i += DS_LANES) add_vector(dtype, &run, biases, other_biases, i, DS_LANES);
+  if (i < count) add_vector(dtype, &run, biases, other_biases, i, ds_rest(count));
+}
+
+DS_NOT_INLINE void add_to_column(ds_dtype dtype, const add_run *run, float bias, float other_bias,
+                                 int64_t count) {
+  DS_FOR_DTYPE(dtype, add_to_column_as, *run, bias, other_bias, count);
+}
+
+static const char *vector_from(ds_dtype dtype, const void *vector, int64_t col) {
+  return vector == NULL ? NULL : (const char *)vector + col * ds_element_bytes(dtype);
 }
 
 static void bias_add_rows(const bias_add_task *task, int64_t first_row, int rows) {
   const ds_bias_add_params *params = task->params;
   const ds_dtype dtype = params->dtype;
-  const int pitch = task->shape.pitch;
-  float input_scratch[DS_TILE_FLOATS], other_scratch[DS_TILE_FLOATS];
-  float bias_scratch[DS_TILE_MAX_COLS], other_bias_scratch[DS_TILE_MAX_COLS];
+  char input_scratch[DS_TILE_BYTES], other_scratch[DS_TILE_BYTES], output_scratch[DS_TILE_BYTES];
   const ds_tile input = ds_tile_locate(&params->input, dtype, first_row, rows);
   const ds_tile other = ds_tile_locate(&params->other, dtype, first_row, rows);
   const ds_tile output = ds_tile_locate(&params->output, dtype, first_row, rows);
 
   for (int64_t col = 0; col < params->cols; col += task->shape.cols) {
     const int64_t count = ds_piece(params->cols, col, task->shape.cols);
-    const float *in[DS_TILE_MAX_ROWS], *add[DS_TILE_MAX_ROWS];
-    float *out[DS_TILE_MAX_ROWS];
-    const float *bias = ds_vector_read(dtype, params->bias, col, count, ds_no_bias, bias_scratch);
-    ds_tile_read(&input, col, count, input_scratch, pitch, in);
-    ds_tile_start_write(&output, col, input_scratch, pitch, out);
-    if (other.rows > 0) {
-      const float *other_bias =
-          ds_vector_read(dtype, params->other_bias, col, count, ds_no_bias, other_bias_scratch);
-      ds_tile_read(&other, col, count, other_scratch, pitch, add);
-      for (int i = 0; i < rows; i++) {
-        // Rows that are added in place stream by themselves.
-        if (!input.direct) ds_tile_prefetch_next(&input, i, col, count);
-        if (!other.direct) ds_tile_prefetch_next(&other, i, col, count);
-        add_vectors(in[i], bias, add[i], other_bias, out[i], count);
-      }
-    } else {
-      for (int i = 0; i < rows; i++) add_vector(in[i], bias, out[i], count);
+    const row_biases biases = {vector_from(dtype, params->bias, col),
+                               vector_from(dtype, params->other_bias, col)};
+    char *in[DS_TILE_MAX_ROWS], *add[DS_TILE_MAX_ROWS], *out[DS_TILE_MAX_ROWS];
+    ds_tile_read(&input, col, count, input_scratch, in);
+    if (other.rows > 0) ds_tile_read(&other, col, count, other_scratch, add);
+    ds_tile_start_write(&output, col, output_scratch, out);
+    for (int i = 0; i < rows; i++) {
+      const add_run run = {in[i], other.rows > 0 ? add[i] : NULL, out[i]};
+      add_to_row(dtype, &run, &biases, count);
     }
-    ds_tile_finish_write(&output, col, count, out);
+    ds_tile_finish_write(&output, col, count, output_scratch);
   }
 }
 
@@ -71,47 +94,26 @@ static void bias_add_row_range(int64_t begin, int64_t end, void *argument) {
   }
 }
 
-// Elements of a column that are added at a time. Short columns share a tile, to share what a tile costs; long
-// ones are read one after the other, in the order of memory.
-#define COLUMN_RUN 4096
-#define COLUMNS_TOGETHER 8
-_Static_assert(COLUMN_RUN + COLUMNS_TOGETHER * 31 <= DS_TILE_FLOATS,
-               "columns and their padding fit the scratch");
-
-static int columns_at_a_time(int64_t rows) {
-  const int64_t fitting = COLUMN_RUN / rows;
-  return fitting < 1 ? 1 : fitting < COLUMNS_TOGETHER ? (int)fitting : COLUMNS_TOGETHER;
+static char *element_at(const ds_rows *view, ds_dtype dtype, int64_t row_offset, int64_t col) {
+  return (char *)view->data + (row_offset + col * view->col_stride) * ds_element_bytes(dtype);
 }
 
-// Columns first_col … first_col + cols - 1 of `count` rows, one element apart in every operand: the tiles'
-// rows are columns here.
-static void bias_add_columns(const ds_bias_add_params *params, int64_t row, int64_t count, int64_t first_col,
-                             int cols) {
-  const ds_dtype dtype = params->dtype;
-  const int64_t run = count < COLUMN_RUN ? count : COLUMN_RUN;
-  const int64_t pitch = (run + 15) / 16 * 16 + 16;
-  float input_scratch[DS_TILE_FLOATS], other_scratch[DS_TILE_FLOATS];
-  float bias_scratch[DS_TILE_MAX_ROWS], other_bias_scratch[DS_TILE_MAX_ROWS];
-  const ds_tile input = ds_tile_locate_columns(&params->input, dtype, row, first_col, cols);
-  const ds_tile other = ds_tile_locate_columns(&params->other, dtype, row, first_col, cols);
-  const ds_tile output = ds_tile_locate_columns(&params->output, dtype, row, first_col, cols);
-  const float *bias = ds_vector_read(dtype, params->bias, first_col, cols, ds_no_bias, bias_scratch);
-  const float *other_bias =
-      ds_vector_read(dtype, params->other_bias, first_col, cols, ds_no_bias, other_bias_scratch);
+static float bias_at(ds_dtype dtype, const void *vector, int64_t col) {
+  if (vector == NULL) return ds_no_bias;
+  return ds_vector_load(dtype, vector_from(dtype, vector, col), 1)[0];
+}
 
-  for (int64_t done = 0; done < count; done += run) {
-    const int64_t now = ds_piece(count, done, run);
-    const float *in[DS_TILE_MAX_ROWS], *add[DS_TILE_MAX_ROWS];
-    float *out[DS_TILE_MAX_ROWS];
-    ds_tile_read(&input, done, now, input_scratch, pitch, in);
-    ds_tile_start_write(&output, done, input_scratch, pitch, out);
-    if (other.rows > 0) {
-      ds_tile_read(&other, done, now, other_scratch, pitch, add);
-      for (int i = 0; i < cols; i++) add_scalars(in[i], bias[i], add[i], other_bias[i], out[i], now);
-    } else {
-      for (int i = 0; i < cols; i++) add_scalar(in[i], bias[i], out[i], now);
-    }
-    ds_tile_finish_write(&output, done, now, out);
+// All columns of `count` rows that lie one element apart in every operand.
+static void bias_add_columns(const ds_bias_add_params *params, int64_t row, int64_t count) {
+  const ds_dtype dtype = params->dtype;
+  const int64_t input = ds_rows_offset(&params->input, row), output = ds_rows_offset(&params->output, row);
+  const int64_t other = params->other.data == NULL ? 0 : ds_rows_offset(&params->other, row);
+  for (int64_t col = 0; col < params->cols; col++) {
+    const add_run run = {element_at(&params->input, dtype, input, col),
+                         params->other.data == NULL ? NULL : element_at(&params->other, dtype, other, col),
+                         element_at(&params->output, dtype, output, col)};
+    add_to_column(dtype, &run, bias_at(dtype, params->bias, col), bias_at(dtype, params->other_bias, col),
+                  count);
   }
 }
 
@@ -132,9 +134,7 @@ static void bias_add_column_range(int64_t begin, int64_t end, void *argument) {
       const int64_t left = rows_left_inside(operands[i], row);
       if (left < count) count = left;
     }
-    const int step = columns_at_a_time(count);
-    for (int64_t col = 0; col < params->cols; col += step)
-      bias_add_columns(params, row, count, col, (int)ds_piece(params->cols, col, step));
+    bias_add_columns(params, row, count);
     row += count;
   }
 }

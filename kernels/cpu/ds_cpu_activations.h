@@ -1,33 +1,31 @@
-// Exact GELU and SiLU in float32, without branches or library calls, so that loops over them become vector
-// code.
+// Exact GELU and SiLU of a register of float32 numbers, without branches or library calls.
 //
 // Far out on the negative side the result is -0 (from -13.3 and -88.4 on). NaN gives NaN, +infinity itself,
 // and -infinity NaN (-infinity · 0, as in torch.nn.functional.gelu and silu).
 #ifndef DS_CPU_ACTIVATIONS_H
 #define DS_CPU_ACTIVATIONS_H
 
-#include "ds_cpu_convert.h"
+#include "ds_cpu_vector.h"
 
 // exp(argument + correction) for a sum in [-88.3, 88.9] and |correction| < 0.045, within 2 units in the last
 // place; 0 below -88 and infinity above 88.4.
 //
 // exp(y) = 2^n · exp(r) with n = round(argument / ln 2); the polynomial for exp(r) on [-0.39, 0.35] is fitted
 // by scripts/tools/fit_cpu_activations.py (relative error 3e-9).
-static inline float ds_exp_of_sum(float argument, float correction) {
+DS_INLINE ds_vector ds_exp_of_sum(ds_vector argument, ds_vector correction) {
   // Adding 1.5 · 2^23 rounds to an integer and leaves it in the low bits.
   const float round_to_integer = 12582912.0f;
-  const float shifted = argument * 1.44269504f + round_to_integer;
-  const float n = shifted - round_to_integer;
+  const ds_vector shifted = argument * 1.44269504f + round_to_integer;
+  const ds_vector n = shifted - round_to_integer;
   // ln 2 in two parts, the first short enough for n times it to be exact.
-  const float r = ((argument - n * 0.693359375f) - n * -2.12194440e-4f) + correction;
-  float p = 0.00135698302f;
-  p = p * r + 0.00837597535f;
+  const ds_vector r = ((argument - n * 0.693359375f) - n * -2.12194440e-4f) + correction;
+  ds_vector p = 0.00135698302f * r + 0.00837597535f;
   p = p * r + 0.0416725198f;
   p = p * r + 0.166664113f;
   p = p * r + 0.499999779f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  return p * ds_float_of_bits((ds_bits_of_float(shifted) + 127u) << 23);
+  return p * (ds_vector)(((ds_bits)shifted + 127u) << 23);
 }
 
 // x · Φ(x), Φ the normal distribution function: x · ½(1 + erf(x / √2)).
@@ -35,33 +33,32 @@ static inline float ds_exp_of_sum(float argument, float correction) {
 // With a = |x|, Φ(-a) = exp(-a²/2) · P(a) / Q(a), whose coefficients are all positive and fitted by
 // scripts/tools/fit_cpu_activations.py (relative error 6e-9); Φ(a) = 1 - Φ(-a). So the small results on the
 // negative side keep their leading digits, which ½(1 + erf) cancels.
-static inline float ds_gelu(float x) {
-  const float magnitude = ds_float_of_bits(ds_bits_of_float(x) & 0x7fffffffu);
+DS_INLINE ds_vector ds_gelu(ds_vector x) {
+  const ds_vector magnitude = (ds_vector)((ds_bits)x & 0x7fffffffu);
   // Beyond 13.27 the exponential is zero. A NaN takes the bound here and returns with the last product.
-  const float a = magnitude < 13.28f ? magnitude : 13.28f;
+  const ds_vector a = ds_vector_min(magnitude, ds_vector_of(13.28f));
   // The upper 12 bits have an exact square; what it lacks of a² goes into the exponential as a correction.
-  const float upper = ds_float_of_bits(ds_bits_of_float(a) & 0xfffff000u);
-  const float exponential = ds_exp_of_sum(-0.5f * upper * upper, -0.5f * (a - upper) * (a + upper));
-  float p = 0.00398918063f;
-  p = p * a + 0.0397880437f;
+  const ds_vector upper = (ds_vector)((ds_bits)a & 0xfffff000u);
+  const ds_vector exponential = ds_exp_of_sum(-0.5f * upper * upper, -0.5f * (a - upper) * (a + upper));
+  ds_vector p = 0.00398918063f * a + 0.0397880437f;
   p = p * a + 0.180743757f;
   p = p * a + 0.434955667f;
   p = p * a + 0.5f;
-  float q = 0.00999924606f;
-  q = q * a + 0.0997413799f;
+  ds_vector q = 0.00999924606f * a + 0.0997413799f;
   q = q * a + 0.462888316f;
   q = q * a + 1.19219293f;
   q = q * a + 1.66779614f;
   q = q * a + 1.0f;
-  const float tail = exponential * (p / q);
-  return x * (x < 0.0f ? tail : 1.0f - tail);
+  const ds_vector tail = exponential * (p / q);
+  const ds_mask is_negative = (ds_mask)x >> 31;
+  return x * (ds_vector)ds_select(is_negative, (ds_bits)tail, (ds_bits)(1.0f - tail));
 }
 
 // x / (1 + exp(-x)).
-static inline float ds_silu(float x) {
-  const float not_above = -x < 88.9f ? -x : 88.9f;
-  const float bounded = not_above > -88.3f ? not_above : -88.3f;
-  return x / (1.0f + ds_exp_of_sum(bounded, 0.0f));
+DS_INLINE ds_vector ds_silu(ds_vector x) {
+  const ds_vector not_above = ds_vector_min(-x, ds_vector_of(88.9f));
+  const ds_vector bounded = -ds_vector_min(-not_above, ds_vector_of(88.3f));
+  return x / (1.0f + ds_exp_of_sum(bounded, ds_vector_of(0.0f)));
 }
 
 #endif

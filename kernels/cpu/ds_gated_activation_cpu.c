@@ -8,50 +8,61 @@ typedef struct gated_activation_task {
   ds_tile_shape shape;
 } gated_activation_task;
 
-// `result` may be `value`.
-DS_NOT_INLINE void gate_by_gelu(const float *value, const float *value_bias, const float *gate,
-                                const float *gate_bias, float *result, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; i++)
-    result[i] = (value[i] + value_bias[i]) * ds_gelu(gate[i] + gate_bias[i]);
+// Some neighbouring columns of one row. Biases may be NULL, both of them.
+typedef struct gate_run {
+  const char *value, *value_bias, *gate, *gate_bias;
+  char *result;
+} gate_run;
+
+DS_INLINE void gate_vector(ds_dtype dtype, int silu, const gate_run *run, int64_t i, int count) {
+  const int64_t offset = i * ds_element_bytes(dtype);
+  ds_prefetch_ahead(run->value, offset);
+  ds_prefetch_ahead(run->gate, offset);
+  const ds_vector value = ds_vector_load(dtype, run->value + offset, count) +
+                          ds_vector_load_or(dtype, run->value_bias, i, count, ds_no_bias);
+  const ds_vector gate = ds_vector_load(dtype, run->gate + offset, count) +
+                         ds_vector_load_or(dtype, run->gate_bias, i, count, ds_no_bias);
+  ds_vector_store(dtype, value * (silu ? ds_silu(gate) : ds_gelu(gate)), run->result + offset, count);
 }
 
-DS_NOT_INLINE void gate_by_silu(const float *value, const float *value_bias, const float *gate,
-                                const float *gate_bias, float *result, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; i++)
-    result[i] = (value[i] + value_bias[i]) * ds_silu(gate[i] + gate_bias[i]);
+DS_INLINE void gate_as(ds_dtype dtype, int silu, gate_run run, int64_t count) {
+  int64_t i = 0;
+  for (; i + DS_LANES <= count; i += DS_LANES) gate_vector(dtype, silu, &run, i, DS_LANES);
+  if (i < count) gate_vector(dtype, silu, &run, i, ds_rest(count));
+}
+
+DS_NOT_INLINE void gate_by_gelu(ds_dtype dtype, const gate_run *run, int64_t count) {
+  DS_FOR_DTYPE(dtype, gate_as, 0, *run, count);
+}
+
+DS_NOT_INLINE void gate_by_silu(ds_dtype dtype, const gate_run *run, int64_t count) {
+  DS_FOR_DTYPE(dtype, gate_as, 1, *run, count);
+}
+
+static const char *bias_from(const ds_gated_activation_params *params, int64_t col) {
+  return params->bias == NULL ? NULL : (const char *)params->bias + col * ds_element_bytes(params->dtype);
 }
 
 static void gated_activation_rows(const gated_activation_task *task, int64_t first_row, int rows) {
   const ds_gated_activation_params *params = task->params;
-  const ds_dtype dtype = params->dtype;
   const int64_t cols = params->cols;
-  const int pitch = task->shape.pitch;
-  float value_scratch[DS_TILE_FLOATS], gate_scratch[DS_TILE_FLOATS];
-  float value_bias_scratch[DS_TILE_MAX_COLS], gate_bias_scratch[DS_TILE_MAX_COLS];
-  const ds_tile input = ds_tile_locate(&params->input, dtype, first_row, rows);
-  const ds_tile output = ds_tile_locate(&task->output, dtype, first_row, rows);
+  char value_scratch[DS_TILE_BYTES], gate_scratch[DS_TILE_BYTES];
+  const ds_tile input = ds_tile_locate(&params->input, params->dtype, first_row, rows);
+  const ds_tile output = ds_tile_locate(&task->output, params->dtype, first_row, rows);
 
   for (int64_t col = 0; col < cols; col += task->shape.cols) {
     const int64_t count = ds_piece(cols, col, task->shape.cols);
-    const float *value[DS_TILE_MAX_ROWS], *gate[DS_TILE_MAX_ROWS];
-    float *out[DS_TILE_MAX_ROWS];
-    const float *value_bias = ds_vector_read(dtype, params->bias, col, count, ds_no_bias, value_bias_scratch);
-    const float *gate_bias =
-        ds_vector_read(dtype, params->bias, cols + col, count, ds_no_bias, gate_bias_scratch);
-    ds_tile_read(&input, col, count, value_scratch, pitch, value);
-    ds_tile_read(&input, cols + col, count, gate_scratch, pitch, gate);
-    ds_tile_start_write(&output, col, value_scratch, pitch, out);
+    char *value[DS_TILE_MAX_ROWS], *gate[DS_TILE_MAX_ROWS];
+    ds_tile_read(&input, col, count, value_scratch, value);
+    ds_tile_read(&input, cols + col, count, gate_scratch, gate);
     for (int i = 0; i < rows; i++) {
-      ds_tile_prefetch_next(&input, i, col, count);
-      ds_tile_prefetch_next(&input, i, cols + col, count);
+      const gate_run run = {value[i], bias_from(params, col), gate[i], bias_from(params, cols + col),
+                            output.row[i] + col * output.bytes};
       if (params->activation_type == DS_ACTIVATION_GATED_SILU)
-        gate_by_silu(value[i], value_bias, gate[i], gate_bias, out[i], count);
+        gate_by_silu(params->dtype, &run, count);
       else
-        gate_by_gelu(value[i], value_bias, gate[i], gate_bias, out[i], count);
+        gate_by_gelu(params->dtype, &run, count);
     }
-    ds_tile_finish_write(&output, col, count, out);
   }
 }
 

@@ -4,7 +4,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-// Rows that are not read in place are staged whole, as float32, so that the passes over a row after the first
+// Rows that are not float32 already are staged whole as such, so that the passes over a row after the first
 // read neither memory nor 16-bit elements. Up to this many floats lie on the stack.
 #define STAGE_FLOATS 8192
 
@@ -15,7 +15,7 @@ typedef struct layer_norm_task {
   const ds_layer_norm_params *params;
   ds_rows output;
   ds_rows sum;
-  ds_tile_shape shape; // rows of a tile; columns that are summed or written at a time
+  ds_tile_shape shape; // rows of a tile; columns that are read at a time
   int staged;
   int64_t pitch; // floats between staged rows
   atomic_int status;
@@ -26,56 +26,80 @@ typedef struct row_statistics {
   float reciprocal_deviation;
 } row_statistics;
 
-// As many floats as one register holds; may lie at any address.
-#if defined(__AVX512F__)
-#  define LANES 16
-#elif defined(__AVX2__)
-#  define LANES 8
-#else
-#  define LANES 4
-#endif
-typedef float vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
+// Sums of at most SUM_COLS elements are taken in float32, in independent vectors that hide the latency of an
+// addition; sums of these in double, so that the error does not grow with the row.
+#define SUM_COLS (64 * 4 * DS_LANES)
 
-static float sum_of_lanes(vector lanes) {
-  float parts[LANES];
-  memcpy(parts, &lanes, sizeof parts);
-  for (int half = LANES / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) parts[i] += parts[half + i];
-  return parts[0];
+// Some neighbouring columns of one row: s = input + bias + residual. `stage` gets s as float32, `sum` gets it
+// rounded. All but the input may be NULL; where there is more than the input, stage is there as well.
+typedef struct stage_run {
+  const char *input, *bias, *residual;
+  float *stage;
+  char *sum;
+} stage_run;
+
+typedef enum stage_kind { STAGE_NOTHING, STAGE_INPUT, STAGE_SUM } stage_kind;
+
+DS_INLINE ds_vector stage_vector(ds_dtype dtype, stage_kind kind, const stage_run *run, int64_t i,
+                                 int count) {
+  const int64_t offset = i * ds_element_bytes(dtype);
+  ds_vector values = ds_vector_load(dtype, run->input + offset, count);
+  if (kind == STAGE_SUM) {
+    values += ds_vector_load_or(dtype, run->bias, i, count, ds_no_bias);
+    if (run->residual != NULL) ds_prefetch_ahead(run->residual, offset);
+    values += ds_vector_load_or(dtype, run->residual, i, count, ds_no_bias);
+    values = ds_vector_first(values, count);
+    if (run->sum != NULL) ds_vector_store(dtype, values, run->sum + offset, count);
+  }
+  if (kind != STAGE_NOTHING) ds_vector_store(DS_FLOAT32, values, (char *)(run->stage + i), count);
+  return values;
 }
 
-// Sums of at most SUM_COLS elements are taken in float32, in four independent vectors that hide the latency
-// of an addition; sums of these in double, so that the error does not grow with the row.
-#define SUM_COLS 1024
-
-DS_NOT_INLINE float sum_vector(const float *row, int64_t count) {
-  vector a = {0}, b = {0}, c = {0}, d = {0};
+DS_INLINE void stage_as(ds_dtype dtype, stage_kind kind, stage_run run, int64_t count, float *total) {
+  ds_vector a = {0}, b = {0}, c = {0}, d = {0};
   int64_t i = 0;
-  for (; i + 4 * LANES <= count; i += 4 * LANES) {
-    const vector *next = (const vector *)(row + i);
-    a += next[0];
-    b += next[1];
-    c += next[2];
-    d += next[3];
+  for (; i + 4 * DS_LANES <= count; i += 4 * DS_LANES) {
+    a += stage_vector(dtype, kind, &run, i, DS_LANES);
+    b += stage_vector(dtype, kind, &run, i + DS_LANES, DS_LANES);
+    c += stage_vector(dtype, kind, &run, i + 2 * DS_LANES, DS_LANES);
+    d += stage_vector(dtype, kind, &run, i + 3 * DS_LANES, DS_LANES);
   }
-  for (; i + LANES <= count; i += LANES) a += *(const vector *)(row + i);
-  float sum = sum_of_lanes((a + b) + (c + d));
-  for (; i < count; i++) sum += row[i];
-  return sum;
+  for (; i + DS_LANES <= count; i += DS_LANES) a += stage_vector(dtype, kind, &run, i, DS_LANES);
+  if (i < count) b += stage_vector(dtype, kind, &run, i, ds_rest(count));
+  *total = ds_vector_sum((a + b) + (c + d));
+}
+
+// Returns the sum of the run's s.
+DS_NOT_INLINE float stage(ds_dtype dtype, const stage_run *run, int64_t count) {
+  float total = 0;
+  if (run->residual != NULL || run->bias != NULL || run->sum != NULL)
+    DS_FOR_DTYPE(dtype, stage_as, STAGE_SUM, *run, count, &total);
+  else if (run->stage != NULL)
+    DS_FOR_DTYPE(dtype, stage_as, STAGE_INPUT, *run, count, &total);
+  else
+    stage_as(DS_FLOAT32, STAGE_NOTHING, *run, count, &total);
+  return total;
 }
 
 typedef struct deviations {
-  float sum;
-  float squares;
+  double sum;
+  double squares;
 } deviations;
 
-DS_NOT_INLINE deviations sum_deviations(const float *row, float mean, int64_t count) {
-  vector a = {0}, b = {0}, c = {0}, d = {0}, sum_a = {0}, sum_b = {0};
+DS_INLINE ds_vector deviation_vector(const float *row, ds_vector mean, int64_t i, int count) {
+  return ds_vector_first(ds_vector_load(DS_FLOAT32, (const char *)(row + i), count) - mean, count);
+}
+
+// Adds those of `count` elements, at most SUM_COLS.
+DS_NOT_INLINE void add_deviations(const float *row, float mean, int64_t count, deviations *total) {
+  const ds_vector means = ds_vector_of(mean);
+  ds_vector a = {0}, b = {0}, c = {0}, d = {0}, sum_a = {0}, sum_b = {0};
   int64_t i = 0;
-  for (; i + 4 * LANES <= count; i += 4 * LANES) {
-    const vector *next = (const vector *)(row + i);
-    const vector first = next[0] - mean, second = next[1] - mean, third = next[2] - mean,
-                 last = next[3] - mean;
+  for (; i + 4 * DS_LANES <= count; i += 4 * DS_LANES) {
+    const ds_vector first = deviation_vector(row, means, i, DS_LANES),
+                    second = deviation_vector(row, means, i + DS_LANES, DS_LANES),
+                    third = deviation_vector(row, means, i + 2 * DS_LANES, DS_LANES),
+                    last = deviation_vector(row, means, i + 3 * DS_LANES, DS_LANES);
     a += first * first;
     b += second * second;
     c += third * third;
@@ -83,121 +107,105 @@ DS_NOT_INLINE deviations sum_deviations(const float *row, float mean, int64_t co
     sum_a += first + second;
     sum_b += third + last;
   }
-  for (; i + LANES <= count; i += LANES) {
-    const vector centred = *(const vector *)(row + i) - mean;
+  for (; i + DS_LANES <= count; i += DS_LANES) {
+    const ds_vector centred = deviation_vector(row, means, i, DS_LANES);
     a += centred * centred;
     sum_a += centred;
   }
-  deviations result = {sum_of_lanes(sum_a + sum_b), sum_of_lanes((a + b) + (c + d))};
-  for (; i < count; i++) {
-    result.squares += (row[i] - mean) * (row[i] - mean);
-    result.sum += row[i] - mean;
+  if (i < count) {
+    const ds_vector centred = deviation_vector(row, means, i, ds_rest(count));
+    b += centred * centred;
+    sum_b += centred;
   }
-  return result;
+  total->sum += ds_vector_sum(sum_a + sum_b);
+  total->squares += ds_vector_sum((a + b) + (c + d));
 }
 
 // The deviations from the computed mean add up to what its rounding took away, which is given back: so a row
 // of equal elements has exactly them for its mean (Chan, Golub, LeVeque: corrected two-pass algorithm, 1983).
-static row_statistics statistics_of(const float *row, int64_t cols, float epsilon) {
-  double sum = 0.0, deviation = 0.0, squares = 0.0;
-  for (int64_t col = 0; col < cols; col += SUM_COLS)
-    sum += sum_vector(row + col, ds_piece(cols, col, SUM_COLS));
+static row_statistics statistics_of(const float *row, double sum, int64_t cols, float epsilon) {
+  deviations total = {0, 0};
   const float mean = (float)(sum / (double)cols);
-  for (int64_t col = 0; col < cols; col += SUM_COLS) {
-    const deviations part = sum_deviations(row + col, mean, ds_piece(cols, col, SUM_COLS));
-    deviation += part.sum;
-    squares += part.squares;
-  }
-  const double correction = deviation / (double)cols;
-  const double variance = squares / (double)cols - correction * correction;
+  for (int64_t col = 0; col < cols; col += SUM_COLS)
+    add_deviations(row + col, mean, ds_piece(cols, col, SUM_COLS), &total);
+  const double correction = total.sum / (double)cols;
+  const double variance = total.squares / (double)cols - correction * correction;
   // Below zero by a rounding error alone; a NaN stays one.
   const double spread = (variance < 0 ? 0.0 : variance) + (double)epsilon;
   return (row_statistics){(float)((double)mean + correction), (float)(1.0 / sqrt(spread))};
 }
 
-// `result` may be `input`.
-DS_NOT_INLINE void add_vectors(const float *input, const float *bias, const float *residual, float *result,
-                               int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; i++) result[i] = (input[i] + bias[i]) + residual[i];
+// `next`: memory to be asked for meanwhile, or NULL.
+typedef struct normalize_run {
+  const float *row;
+  const char *gamma, *beta;
+  char *output;
+  const char *next;
+} normalize_run;
+
+DS_INLINE void normalize_vector(ds_dtype dtype, const normalize_run *run, row_statistics statistics,
+                                int64_t i, int count) {
+  const int64_t offset = i * ds_element_bytes(dtype);
+  const ds_vector row = ds_vector_load(DS_FLOAT32, (const char *)(run->row + i), count);
+  const ds_vector gamma = ds_vector_load_or(dtype, run->gamma, i, count, 1.0f);
+  const ds_vector beta = ds_vector_load_or(dtype, run->beta, i, count, ds_no_bias);
+  if (run->next != NULL) ds_prefetch(run->next, offset);
+  ds_vector_store(dtype, (row - statistics.mean) * statistics.reciprocal_deviation * gamma + beta,
+                  run->output + offset, count);
 }
 
-DS_NOT_INLINE void add_vector(const float *input, const float *bias, float *result, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; i++) result[i] = input[i] + bias[i];
+DS_INLINE void normalize_as(ds_dtype dtype, normalize_run run, row_statistics statistics, int64_t count) {
+  int64_t i = 0;
+  for (; i + DS_LANES <= count; i += DS_LANES) normalize_vector(dtype, &run, statistics, i, DS_LANES);
+  if (i < count) normalize_vector(dtype, &run, statistics, i, ds_rest(count));
 }
 
-DS_NOT_INLINE void normalize_vector(const float *row, row_statistics statistics, const float *gamma,
-                                    const float *beta, float *result, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; i++)
-    result[i] = (row[i] - statistics.mean) * statistics.reciprocal_deviation * gamma[i] + beta[i];
+DS_NOT_INLINE void normalize(ds_dtype dtype, const normalize_run *run, row_statistics statistics,
+                             int64_t count) {
+  DS_FOR_DTYPE(dtype, normalize_as, *run, statistics, count);
 }
 
-// Fills `stage` with input + bias + residual.
-static void stage_rows(const layer_norm_task *task, const ds_tile *input, int64_t first_row, float *stage) {
+// Reads the tile's rows: fills `row`, with float32 rows in place or in `stage`, and the sums of their
+// elements.
+static void read_rows(const layer_norm_task *task, const ds_tile *input, int64_t first_row,
+                      float *stage_start, const float **row, double *sums) {
   const ds_layer_norm_params *params = task->params;
-  if (params->bias == NULL && params->residual.data == NULL) {
-    ds_tile_copy_in(input, 0, params->cols, stage, task->pitch);
-    return;
+  const ds_dtype dtype = params->dtype;
+  char input_scratch[DS_TILE_BYTES], residual_scratch[DS_TILE_BYTES];
+  const ds_tile residual = ds_tile_locate(&params->residual, dtype, first_row, input->rows);
+  const ds_tile sum = ds_tile_locate(&task->sum, dtype, first_row, input->rows);
+  for (int i = 0; i < input->rows; i++) {
+    row[i] = task->staged ? stage_start + i * task->pitch : (const float *)(const void *)input->row[i];
+    sums[i] = 0;
   }
-  float residual_scratch[DS_TILE_FLOATS], bias_scratch[DS_TILE_MAX_COLS];
-  const ds_tile residual = ds_tile_locate(&params->residual, params->dtype, first_row, input->rows);
   for (int64_t col = 0; col < params->cols; col += task->shape.cols) {
     const int64_t count = ds_piece(params->cols, col, task->shape.cols);
-    const float *in[DS_TILE_MAX_ROWS], *add[DS_TILE_MAX_ROWS];
-    const float *bias = ds_vector_read(params->dtype, params->bias, col, count, ds_no_bias, bias_scratch);
-    ds_tile_read(input, col, count, stage + col, task->pitch, in);
-    ds_tile_read(&residual, col, count, residual_scratch, task->shape.pitch, add);
+    const char *bias = params->bias == NULL ? NULL : (const char *)params->bias + col * input->bytes;
+    char *in[DS_TILE_MAX_ROWS], *add[DS_TILE_MAX_ROWS];
+    ds_tile_read(input, col, count, input_scratch, in);
+    if (residual.rows > 0) ds_tile_read(&residual, col, count, residual_scratch, add);
     for (int i = 0; i < input->rows; i++) {
-      float *result = stage + i * task->pitch + col;
-      ds_tile_prefetch_next(&residual, i, col, count);
-      if (residual.rows > 0)
-        add_vectors(in[i], bias, add[i], result, count);
-      else
-        add_vector(in[i], bias, result, count);
+      const stage_run run = {in[i], bias, residual.rows > 0 ? add[i] : NULL,
+                             task->staged ? stage_start + i * task->pitch + col : NULL,
+                             sum.rows > 0 ? sum.row[i] + col * sum.bytes : NULL};
+      sums[i] += stage(dtype, &run, count);
     }
   }
 }
 
-static void store_sum(const layer_norm_task *task, int64_t first_row, int rows, const float *const *row) {
-  const ds_tile sum = ds_tile_locate(&task->sum, task->params->dtype, first_row, rows);
-  for (int i = 0; i < rows; i++) ds_store_run(task->params->dtype, row[i], task->params->cols, sum.row[i]);
-}
-
-static void normalize_rows(const layer_norm_task *task, int64_t first_row, int rows, const float *const *row,
-                           const ds_tile *input) {
-  const ds_layer_norm_params *params = task->params;
-  float gamma_scratch[DS_TILE_MAX_COLS], beta_scratch[DS_TILE_MAX_COLS], output_scratch[DS_TILE_FLOATS];
-  row_statistics statistics[DS_TILE_MAX_ROWS];
-  const ds_tile output = ds_tile_locate(&task->output, params->dtype, first_row, rows);
-  for (int i = 0; i < rows; i++) statistics[i] = statistics_of(row[i], params->cols, params->epsilon);
-  for (int64_t col = 0; col < params->cols; col += task->shape.cols) {
-    const int64_t count = ds_piece(params->cols, col, task->shape.cols);
-    float *out[DS_TILE_MAX_ROWS];
-    const float *gamma = ds_vector_read(params->dtype, params->gamma, col, count, 1.0f, gamma_scratch);
-    const float *beta = ds_vector_read(params->dtype, params->beta, col, count, ds_no_bias, beta_scratch);
-    ds_tile_start_write(&output, col, output_scratch, task->shape.pitch, out);
-    for (int i = 0; i < rows; i++) {
-      ds_tile_prefetch_next(input, i, col, count);
-      normalize_vector(row[i] + col, statistics[i], gamma, beta, out[i], count);
-    }
-    ds_tile_finish_write(&output, col, count, out);
-  }
-}
-
-static void layer_norm_tile(const layer_norm_task *task, int64_t first_row, int rows, float *stage) {
+static void layer_norm_tile(const layer_norm_task *task, int64_t first_row, int rows, float *stage_start) {
   const ds_layer_norm_params *params = task->params;
   const float *row[DS_TILE_MAX_ROWS];
+  double sums[DS_TILE_MAX_ROWS];
   const ds_tile input = ds_tile_locate(&params->input, params->dtype, first_row, rows);
-  if (task->staged) {
-    stage_rows(task, &input, first_row, stage);
-    for (int i = 0; i < rows; i++) row[i] = stage + i * task->pitch;
-  } else {
-    ds_tile_read(&input, 0, params->cols, stage, task->pitch, row);
+  const ds_tile output = ds_tile_locate(&task->output, params->dtype, first_row, rows);
+  read_rows(task, &input, first_row, stage_start, row, sums);
+  for (int i = 0; i < rows; i++) {
+    const normalize_run run = {row[i], params->gamma, params->beta, output.row[i],
+                               ds_tile_next(&input, i, 0)};
+    normalize(params->dtype, &run, statistics_of(row[i], sums[i], params->cols, params->epsilon),
+              params->cols);
   }
-  if (params->sum != NULL) store_sum(task, first_row, rows, row);
-  normalize_rows(task, first_row, rows, row, &input);
 }
 
 static void layer_norm_range(int64_t begin, int64_t end, void *argument) {
@@ -237,8 +245,11 @@ ds_status DS_CPU_NAME(ds_layer_norm_cpu)(const ds_layer_norm_params *params,
   task.sum = ds_rows_contiguous(params->sum, params->rows, params->cols);
   task.shape =
       ds_tile_shape_for(params->dtype, params->cols, &params->input, &params->residual, &task.output);
-  task.staged = !ds_tile_is_direct(&params->input, params->dtype) || params->bias != NULL ||
-                params->residual.data != NULL;
+  if (task.shape.cols > SUM_COLS) task.shape.cols = SUM_COLS;
+  // Float32 rows may lie at odd addresses.
+  task.staged = params->dtype != DS_FLOAT32 || params->input.col_stride != 1 || params->bias != NULL ||
+                params->residual.data != NULL || params->sum != NULL ||
+                (uintptr_t)params->input.data % sizeof(float) != 0;
   task.pitch = (params->cols + 15) / 16 * 16 + 16;
   task.shape.rows = tile_rows(params, task.shape.rows, task.pitch);
   atomic_init(&task.status, DS_OK);
