@@ -7,6 +7,10 @@
 
 #include "ds_cpu_vector.h"
 
+// Added to arguments, it changes no result, and keeps subnormal numbers, with which x86 multiplies a hundred
+// times slower, out of the polynomials.
+#define DS_BARELY_NORMAL 0x1p-50f
+
 // exp(argument + correction) for a sum in [-88.3, 88.9] and |correction| < 0.045, within 2 units in the last
 // place; 0 below -88 and infinity above 88.4.
 //
@@ -36,7 +40,7 @@ DS_INLINE ds_vector ds_exp_of_sum(ds_vector argument, ds_vector correction) {
 DS_INLINE ds_vector ds_gelu(ds_vector x) {
   const ds_vector magnitude = (ds_vector)((ds_bits)x & 0x7fffffffu);
   // Beyond 13.27 the exponential is zero. A NaN takes the bound here and returns with the last product.
-  const ds_vector a = ds_vector_min(magnitude, ds_vector_of(13.28f));
+  const ds_vector a = ds_vector_min(magnitude, ds_vector_of(13.28f)) + DS_BARELY_NORMAL;
   // The upper 12 bits have an exact square; what it lacks of a² goes into the exponential as a correction.
   const ds_vector upper = (ds_vector)((ds_bits)a & 0xfffff000u);
   const ds_vector exponential = ds_exp_of_sum(-0.5f * upper * upper, -0.5f * (a - upper) * (a + upper));
@@ -58,7 +62,7 @@ DS_INLINE ds_vector ds_gelu(ds_vector x) {
 DS_INLINE ds_vector ds_silu(ds_vector x) {
   const ds_vector not_above = ds_vector_min(-x, ds_vector_of(88.9f));
   const ds_vector bounded = -ds_vector_min(-not_above, ds_vector_of(88.3f));
-  return x / (1.0f + ds_exp_of_sum(bounded, ds_vector_of(0.0f)));
+  return x / (1.0f + ds_exp_of_sum(bounded + DS_BARELY_NORMAL, ds_vector_of(0.0f)));
 }
 
 #endif
