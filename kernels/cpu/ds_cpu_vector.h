@@ -2,9 +2,10 @@
 // ties to even.
 //
 // Kernels are written over these: a tensor's elements are converted in registers, on the way from and to
-// memory. Where the compiler may use F16C or AVX-512, float16 goes through their instructions; otherwise all
-// is vector arithmetic, which any processor has. All levels give the same bits, NaN payloads included, and no
-// conversion reads or makes a subnormal float32, so a host that flushes those changes nothing.
+// memory. Where the compiler may use F16C, AVX-512 or NEON, float16 goes through their instructions;
+// otherwise all is vector arithmetic, which any processor has. All levels give the same bits, NaN payloads
+// included, and no conversion reads or makes a subnormal float32, so a host that flushes those changes
+// nothing.
 #ifndef DS_CPU_VECTOR_H
 #define DS_CPU_VECTOR_H
 
@@ -31,6 +32,9 @@ typedef float ds_vector __attribute__((vector_size(DS_LANES * sizeof(float))));
 typedef uint32_t ds_bits __attribute__((vector_size(DS_LANES * sizeof(uint32_t))));
 typedef int32_t ds_mask __attribute__((vector_size(DS_LANES * sizeof(int32_t)))); // lanes of 0 or -1
 typedef uint16_t ds_halves __attribute__((vector_size(DS_LANES * sizeof(uint16_t))));
+#if defined(__aarch64__)
+typedef __fp16 ds_float16s __attribute__((vector_size(DS_LANES * sizeof(uint16_t))));
+#endif
 
 DS_INLINE ds_vector ds_vector_of(float value) {
   const ds_vector zero = {0};
@@ -105,6 +109,8 @@ DS_INLINE ds_vector ds_vector_of_float16(ds_halves halves) {
   return _mm512_cvtph_ps((__m256i)halves);
 #elif defined(__F16C__) && DS_LANES == 8
   return _mm256_cvtph_ps((__m128i)halves);
+#elif defined(__aarch64__)
+  return __builtin_convertvector((ds_float16s)halves, ds_vector);
 #else
   const ds_bits value = ds_bits_of_halves(halves);
   const ds_bits magnitude = (value & 0x7fff) << 13, sign = (value & 0x8000) << 16;
@@ -119,10 +125,13 @@ DS_INLINE ds_vector ds_vector_of_float16(ds_halves halves) {
 #endif
 }
 
-// The lower halves of the lanes.
+// The lower halves of the lanes, whose upper ones are zero.
 DS_INLINE ds_halves ds_halves_of_bits(ds_bits bits) {
 #if defined(__AVX512F__)
   return (ds_halves)_mm512_cvtepi32_epi16((__m512i)bits);
+#elif defined(__AVX2__)
+  const __m256i packed = _mm256_packus_epi32((__m256i)bits, (__m256i)bits);
+  return (ds_halves)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
 #else
   return __builtin_convertvector(bits, ds_halves);
 #endif
@@ -133,6 +142,8 @@ DS_INLINE ds_halves ds_float16_of_vector(ds_vector values) {
   return (ds_halves)_mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__F16C__) && DS_LANES == 8
   return (ds_halves)_mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__aarch64__)
+  return (ds_halves) __builtin_convertvector(values, ds_float16s);
 #else
   const ds_bits bits = (ds_bits)values, magnitude = bits & 0x7fffffff;
   // Adding half a unit less one, and one more where the kept part is odd, rounds to nearest even; a carry

@@ -1,14 +1,22 @@
 #include "ds_cpu_dispatch.h"
 #include "ds_cpu_vector.h"
 
-typedef int8_t bytes __attribute__((vector_size(DS_LANES)));
+DS_INLINE ds_vector vector_of_int8(const int8_t *weight, int count) {
+  int8_t bytes[16] = {0};
+  memcpy(bytes, weight, (size_t)count);
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i_u *)bytes)));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i_u *)bytes)));
+#else
+  ds_vector values;
+  for (int i = 0; i < DS_LANES; i++) values[i] = (float)bytes[i];
+  return values;
+#endif
+}
 
 DS_INLINE void scale_vector(ds_dtype dtype, const int8_t *weight, float scale, char *output, int count) {
-  bytes quantized = {0};
-  memcpy(&quantized, weight, (size_t)count);
-  const ds_vector values =
-      __builtin_convertvector(__builtin_convertvector(quantized, ds_mask), ds_vector) * scale;
-  ds_vector_store(dtype, values, output, count);
+  ds_vector_store(dtype, vector_of_int8(weight, count) * scale, output, count);
 }
 
 DS_INLINE void scale_run_as(ds_dtype dtype, const int8_t *weight, float scale, char *output, int64_t count) {
