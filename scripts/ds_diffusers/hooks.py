@@ -15,6 +15,7 @@ def hook_obstacle(path: str, module: nn.Module) -> str | None:
 
 
 def has_hooks_or_own_forward(module: nn.Module) -> bool:
+    """Whether it does anything besides."""
     return _has_hooks(module) or _has_own_forward(module)
 
 

@@ -203,6 +203,21 @@ def cast_layers(unet: UNet2DConditionModel) -> None:
     unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=unet.dtype)
 
 
+def quantize_with_torchao(unet: UNet2DConditionModel) -> None:
+    quantization = pytest.importorskip("torchao.quantization", exc_type=ImportError)
+    quantization.quantize_(unet, quantization.Int8WeightOnlyConfig())
+
+
+def quantize_with_bitsandbytes(unet: UNet2DConditionModel) -> None:
+    layers = pytest.importorskip("bitsandbytes").nn
+    for name, linear in list(unet.named_modules()):
+        if type(linear) is nn.Linear and "transformer_blocks" in name:
+            sizes = linear.in_features, linear.out_features, linear.bias is not None
+            quantized = layers.Linear8bitLt(*sizes, has_fp16_weights=False)
+            quantized.load_state_dict(linear.state_dict())
+            unet.set_submodule(name, quantized.to(unet.device))
+
+
 def words_kept(unet: UNet2DConditionModel) -> Arguments:
     kept = torch.ones(2, 7, dtype=torch.bool, device=unet.device)
     kept[0, 4:] = False
@@ -279,6 +294,8 @@ FEATURES = {
     "group_offload_of_blocks": Feature(offload_groups("block_level"), ""),
     "group_offload_of_layers": Feature(offload_groups("leaf_level"), f"norm1.{HOOK}"),
     "cpu_offload": Feature(offload, f"norm1.{HOOK}", stop_offload),
+    "torchao": Feature(quantize_with_torchao, "not a plain tensor"),
+    "bitsandbytes": Feature(quantize_with_bitsandbytes, "Linear8bitLt, not Linear"),
     "linear_class": Feature(with_linear_class, "EightBitLinear, not Linear", without_linear_class),
     "tensor_class": Feature(with_tensor_class, "ScaledTensor, not a plain tensor"),
 }
