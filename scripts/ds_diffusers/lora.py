@@ -9,7 +9,7 @@ rounded as where PEFT merges an adapter, made anew at each call, and not kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,7 +36,7 @@ def is_lora_linear(module: nn.Module | None) -> bool:
 
 def lora_obstacle(path: str, module: nn.Module) -> str | None:
     """Why calling one of PEFT's layers does not amount to calling its base layer with another weight."""
-    if not _is_forward_of_peft(type(module).forward):
+    if not _has_forward_of_peft(type(module)):
         return f"{path} is of a class whose forward was replaced"
     reason = hook_obstacle(path, module)
     if module.disable_adapters and module.merged:
@@ -61,8 +61,7 @@ def quick_adapters(module: nn.Module) -> list[Adapter] | None:
     """As adapters_of, for the plainest of PEFT's layers; None: ask lora_obstacle."""
     own = module.__dict__
     parts, names = own["_modules"], own["_active_adapter"]
-    forward = type(module).forward
-    if not _is_forward_of_peft(forward) or own["_disable_adapters"] or not _is_called_plainly(own):
+    if not _has_forward_of_peft(type(module)) or own["_disable_adapters"] or not _is_called_plainly(own):
         return None
     if own["merged_adapters"]:
         return []
@@ -122,8 +121,9 @@ def _active_adapters(module: nn.Module) -> list[str]:
     return [] if module.merged else [name for name in module.active_adapters if name in module.lora_A]
 
 
-def _is_forward_of_peft(forward: Callable) -> bool:
-    return forward.__module__ == _PEFT_MODULE and forward.__qualname__ == "Linear.forward"
+def _has_forward_of_peft(kind: type) -> bool:
+    # torch.compile in PyTorch 2.10 compares no __qualname__.
+    return kind.forward.__module__ == _PEFT_MODULE and kind.forward.__name__ == "forward"
 
 
 def _is_called_plainly(attributes: dict) -> bool:
