@@ -10,14 +10,17 @@ static int is_tensor(ds_argument_kind kind) {
 
 // Takes ownership of everything on the stack. Never fails.
 static void take(ds_call *call, const ds_operator *definition, const StableIValue *stack) {
-  memset(call, 0, sizeof *call);
+  // Not the whole struct: it has room for many more arguments than most operators have.
   call->definition = definition;
   call->stack = stack;
+  call->guard = NULL;
+  call->context = (ds_context){0};
+  for (int i = 0; i < DS_MAX_RESULTS; i++) call->results[i] = NULL;
   for (int i = 0; i < definition->argument_count; i++) {
     const ds_argument_kind kind = definition->arguments[i].kind;
     StableIValue value = stack[i];
     if (kind == DS_ARGUMENT_OPTIONAL_TENSOR && value != 0) value = ds_optional_take(value);
-    if (is_tensor(kind)) call->inputs[i] = (AtenTensorHandle)(uintptr_t)value;
+    call->inputs[i] = is_tensor(kind) ? (AtenTensorHandle)(uintptr_t)value : NULL;
   }
 }
 

@@ -107,5 +107,10 @@ ds_status ds_torch_empty_strided(int32_t rank, const int64_t *sizes, const int64
 
 ds_status ds_torch_parallel_for(int64_t begin, int64_t end, int64_t grain,
                                 void (*range)(int64_t, int64_t, void *), void *argument) {
+  // torch would do the same, and takes longer over it than some kernels do.
+  if (end - begin <= grain) {
+    range(begin, end, argument);
+    return DS_OK;
+  }
   return DS_TORCH(torch_parallel_for, (begin, end, grain, range, argument));
 }

@@ -66,9 +66,10 @@ static void bias_add_rows(const bias_add_task *task, int64_t first_row, int rows
   const ds_bias_add_params *params = task->params;
   const ds_dtype dtype = params->dtype;
   char input_scratch[DS_TILE_BYTES], other_scratch[DS_TILE_BYTES], output_scratch[DS_TILE_BYTES];
-  const ds_tile input = ds_tile_locate(&params->input, dtype, first_row, rows);
-  const ds_tile other = ds_tile_locate(&params->other, dtype, first_row, rows);
-  const ds_tile output = ds_tile_locate(&params->output, dtype, first_row, rows);
+  ds_tile input, other, output;
+  ds_tile_locate(&params->input, dtype, first_row, rows, &input);
+  ds_tile_locate(&params->other, dtype, first_row, rows, &other);
+  ds_tile_locate(&params->output, dtype, first_row, rows, &output);
 
   for (int64_t col = 0; col < params->cols; col += task->shape.cols) {
     const int64_t count = ds_piece(params->cols, col, task->shape.cols);

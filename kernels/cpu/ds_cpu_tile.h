@@ -57,23 +57,22 @@ static inline ds_tile_shape ds_tile_shape_for(ds_dtype dtype, int64_t cols, cons
                          cols};
 }
 
-DS_NOT_INLINE ds_tile ds_tile_locate(const ds_rows *view, ds_dtype dtype, int64_t first_row, int rows) {
-  ds_tile tile;
-  tile.bytes = ds_element_bytes(dtype);
-  tile.rows = 0;
-  tile.next = 0;
-  tile.col_stride = view->col_stride;
-  if (view->data == NULL) return tile;
-  tile.rows = rows;
+DS_NOT_INLINE void ds_tile_locate(const ds_rows *view, ds_dtype dtype, int64_t first_row, int rows,
+                                  ds_tile *tile) {
+  tile->bytes = ds_element_bytes(dtype);
+  tile->rows = 0;
+  tile->next = 0;
+  tile->col_stride = view->col_stride;
+  if (view->data == NULL) return;
+  tile->rows = rows;
   const int64_t inner = view->sizes[view->dims - 1];
-  const int64_t step = view->strides[view->dims - 1] * tile.bytes;
+  const int64_t step = view->strides[view->dims - 1] * tile->bytes;
   for (int i = 0; i < rows;) {
-    char *row = (char *)view->data + ds_rows_offset(view, first_row + i) * tile.bytes;
+    char *row = (char *)view->data + ds_rows_offset(view, first_row + i) * tile->bytes;
     for (int64_t left = inner - (first_row + i) % inner; left > 0 && i < rows; left--, row += step)
-      tile.row[i++] = row;
+      tile->row[i++] = row;
   }
-  tile.next = ((char *)view->data - tile.row[0]) + ds_rows_offset(view, first_row + rows) * tile.bytes;
-  return tile;
+  tile->next = ((char *)view->data - tile->row[0]) + ds_rows_offset(view, first_row + rows) * tile->bytes;
 }
 
 // Gathers columns to scratch, or scatters them from there. Columns are the outer loop where the next row is

@@ -47,8 +47,9 @@ static void gated_activation_rows(const gated_activation_task *task, int64_t fir
   const ds_gated_activation_params *params = task->params;
   const int64_t cols = params->cols;
   char value_scratch[DS_TILE_BYTES], gate_scratch[DS_TILE_BYTES];
-  const ds_tile input = ds_tile_locate(&params->input, params->dtype, first_row, rows);
-  const ds_tile output = ds_tile_locate(&task->output, params->dtype, first_row, rows);
+  ds_tile input, output;
+  ds_tile_locate(&params->input, params->dtype, first_row, rows, &input);
+  ds_tile_locate(&task->output, params->dtype, first_row, rows, &output);
 
   for (int64_t col = 0; col < cols; col += task->shape.cols) {
     const int64_t count = ds_piece(cols, col, task->shape.cols);

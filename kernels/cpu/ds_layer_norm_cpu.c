@@ -172,8 +172,9 @@ static void read_rows(const layer_norm_task *task, const ds_tile *input, int64_t
   const ds_layer_norm_params *params = task->params;
   const ds_dtype dtype = params->dtype;
   char input_scratch[DS_TILE_BYTES], residual_scratch[DS_TILE_BYTES];
-  const ds_tile residual = ds_tile_locate(&params->residual, dtype, first_row, input->rows);
-  const ds_tile sum = ds_tile_locate(&task->sum, dtype, first_row, input->rows);
+  ds_tile residual, sum;
+  ds_tile_locate(&params->residual, dtype, first_row, input->rows, &residual);
+  ds_tile_locate(&task->sum, dtype, first_row, input->rows, &sum);
   for (int i = 0; i < input->rows; i++) {
     row[i] = task->staged ? stage_start + i * task->pitch : (const float *)(const void *)input->row[i];
     sums[i] = 0;
@@ -197,14 +198,17 @@ static void layer_norm_tile(const layer_norm_task *task, int64_t first_row, int 
   const ds_layer_norm_params *params = task->params;
   const float *row[DS_TILE_MAX_ROWS];
   double sums[DS_TILE_MAX_ROWS];
-  const ds_tile input = ds_tile_locate(&params->input, params->dtype, first_row, rows);
-  const ds_tile output = ds_tile_locate(&task->output, params->dtype, first_row, rows);
+  ds_tile input, output;
+  ds_tile_locate(&params->input, params->dtype, first_row, rows, &input);
+  ds_tile_locate(&task->output, params->dtype, first_row, rows, &output);
+  row_statistics statistics[DS_TILE_MAX_ROWS];
   read_rows(task, &input, first_row, stage_start, row, sums);
+  for (int i = 0; i < rows; i++)
+    statistics[i] = statistics_of(row[i], sums[i], params->cols, params->epsilon);
   for (int i = 0; i < rows; i++) {
     const normalize_run run = {row[i], params->gamma, params->beta, output.row[i],
                                ds_tile_next(&input, i, 0)};
-    normalize(params->dtype, &run, statistics_of(row[i], sums[i], params->cols, params->epsilon),
-              params->cols);
+    normalize(params->dtype, &run, statistics[i], params->cols);
   }
 }
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
+from .dispatch import call_without_gradient as call_without_gradient
 from .ops import ActivationFuncType
 
 aten = torch.ops.aten
@@ -36,15 +37,6 @@ def register_gradients() -> None:
         library._destroy()
         raise
     _library = library
-
-
-def call_without_gradient(operator: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
-    """Calls an operator for a caller who knows that no gradient is needed: its kernel for autograd, which is in
-    Python, need not be asked then. torch.compile gets to see the plain call."""
-    if torch.compiler.is_compiling():
-        return operator(*args, **kwargs)
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator(*args, **kwargs)
 
 
 def _register_all(library: torch.library.Library) -> None:
@@ -70,6 +62,7 @@ def _register(
     operator = getattr(torch.ops.ds_diffusers, name).default
     arguments = operator._schema.arguments
     positional = sum(not argument.kwarg_only for argument in arguments)
+    after_autograd = torch._C._after_autograd_keyset
 
     def below_autograd(*values: Any) -> Any:
         named = {argument.name: value for argument, value in zip(arguments[positional:], values[positional:])}
@@ -101,9 +94,11 @@ def _register(
     )
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _may_need_derivative(args, kwargs):
-            with torch._C._AutoDispatchBelowAutograd():
-                return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+        # A tensor does not say whether it has a tangent.
+        if forward_ad._current_level < 0 and not (
+            torch.is_grad_enabled() and torch._C._any_requires_grad(*args, *kwargs.values())
+        ):
+            return operator.redispatch(keyset & after_autograd, *args, **kwargs)
         # Arguments that equal their defaults are left out.
         left = arguments[len(args) :]
         values = [*args, *(kwargs.get(argument.name, argument.default_value) for argument in left)]
@@ -113,13 +108,6 @@ def _register(
             return level.apply(*values)
 
     library.impl(name, kernel, "Autograd", with_keyset=True)
-
-
-def _may_need_derivative(args: tuple, kwargs: dict[str, Any]) -> bool:
-    # A tensor does not say whether it has a tangent.
-    return forward_ad._current_level >= 0 or (
-        torch.is_grad_enabled() and torch._C._any_requires_grad(*args, *kwargs.values())
-    )
 
 
 def _sum_to_channels(gradient: Tensor, channel_dim: int) -> Tensor:

@@ -17,6 +17,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from .dispatch import call
 from .library import load
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -52,7 +53,7 @@ def layer_norm(
         [..., C], contiguous.
     """
     load()
-    return torch.ops.ds_diffusers.layer_norm(input, gamma, beta, epsilon)
+    return call(torch.ops.ds_diffusers.layer_norm.default, input, gamma, beta, epsilon)
 
 
 def layer_norm_residual_store_pre_ln_res(
@@ -79,9 +80,8 @@ def layer_norm_residual_store_pre_ln_res(
         The normalised sum and the sum, [..., C] each, contiguous.
     """
     load()
-    return torch.ops.ds_diffusers.layer_norm_residual_store_pre_ln_res(
-        input, bias, residual, gamma, beta, epsilon
-    )
+    operator = torch.ops.ds_diffusers.layer_norm_residual_store_pre_ln_res.default
+    return call(operator, input, bias, residual, gamma, beta, epsilon)
 
 
 def gated_activation(
@@ -103,7 +103,7 @@ def gated_activation(
         [..., D], contiguous.
     """
     load()
-    return torch.ops.ds_diffusers.gated_activation(activation, bias, int(activation_type))
+    return call(torch.ops.ds_diffusers.gated_activation.default, activation, bias, int(activation_type))
 
 
 def gated_linear(
@@ -130,7 +130,7 @@ def gated_linear(
         [..., D], contiguous.
     """
     load()
-    return torch.ops.ds_diffusers.gated_linear(input, weight, bias, int(activation_type))
+    return call(torch.ops.ds_diffusers.gated_linear.default, input, weight, bias, int(activation_type))
 
 
 def nhwc_bias_add(
@@ -152,7 +152,7 @@ def nhwc_bias_add(
         As torch.empty_like(activation): of its shape and memory format.
     """
     load()
-    return torch.ops.ds_diffusers.nhwc_bias_add(activation, bias, other, other_bias)
+    return call(torch.ops.ds_diffusers.nhwc_bias_add.default, activation, bias, other, other_bias)
 
 
 def block_forward(
