@@ -1,5 +1,5 @@
-"""Calls of the operators that leave out their kernel for autograd where no derivative is needed: it is in Python
-(see gradients), and takes longer than the rest of a small call."""
+"""Calls of the operators that leave out their kernel for autograd where no derivative is needed: it is in
+Python (see gradients), and takes longer than the rest of a small call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _set_excluded = torch._C._dispatch_tls_set_dispatch_key_excluded
 
 
 def call(operator: torch._ops.OpOverload, *args: Any) -> Any:
-    """The operator's result, with a gradient where one is needed. torch.compile gets to see the plain call."""
+    """The operator's result, with a gradient where one is needed. torch.compile gets to see the plain
+    call."""
     if (
         torch.compiler.is_compiling()
         or _is_excluded(_AUTOGRAD)
@@ -34,8 +35,7 @@ def call(operator: torch._ops.OpOverload, *args: Any) -> Any:
 
 
 def call_without_gradient(operator: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
-    """Calls an operator for a caller who knows that no gradient is needed. torch.compile gets to see the plain
-    call."""
+    """The same for a caller who knows that no gradient is needed."""
     if torch.compiler.is_compiling() or _is_excluded(_AUTOGRAD):
         return operator(*args, **kwargs)
     # What torch._C._AutoDispatchBelowAutograd does, in less time.

@@ -51,9 +51,7 @@ def _register_all(library: torch.library.Library) -> None:
     _register(library, "block_forward", _block_forward_backward, lambda ctx, inputs, output: None)
 
 
-def _register(
-    library: torch.library.Library, name: str, backward: Callable, setup_context: Callable
-) -> None:
+def _register(library: torch.library.Library, name: str, backward: Callable, setup_context: Callable) -> None:
     """Gives an operator its kernel for autograd.
 
     torch.library.register_autograd takes no tensors as keyword-only arguments, makes a function that

@@ -40,6 +40,13 @@ def call_named(operator: Operator, **arguments: object) -> object:
     return call(operator, arguments)
 
 
+def call_function(operator: Operator, **arguments: object) -> object:
+    return getattr(ds_diffusers.ops, operator.name)(**arguments)
+
+
+every_way = pytest.mark.parametrize("way", [call_named, call_function])
+
+
 def leaves(arguments: Arguments, needed: set[str]) -> Arguments:
     """The arguments with new leaves for tensors, of the same memory layout; those in `needed` require
     gradients."""
@@ -199,13 +206,25 @@ def test_registration(operator: Operator, device: torch.device) -> None:
 
 
 @every_operator
-def test_without_grad_mode(operator: Operator, device: torch.device) -> None:
+@every_way
+def test_without_grad_mode(operator: Operator, way: Callable[..., object], device: torch.device) -> None:
     arguments, needed, _ = sample(operator, device)
     made = leaves(arguments, needed)
     with torch.no_grad():
-        assert not any(result.requires_grad for result in as_tuple(call(operator, made)))
+        assert not any(result.requires_grad for result in as_tuple(way(operator, **made)))
     with torch.inference_mode():
-        assert all(result.is_inference() for result in as_tuple(call(operator, made)))
+        assert all(result.is_inference() for result in as_tuple(way(operator, **made)))
+    assert all(result.requires_grad for result in as_tuple(way(operator, **made)))
+
+
+@every_operator
+def test_a_failed_call_leaves_gradients_on(operator: Operator, device: torch.device) -> None:
+    arguments, needed, _ = sample(operator, device)
+    wrong = {name: value.double() if torch.is_tensor(value) else value for name, value in arguments.items()}
+    with torch.no_grad(), pytest.raises(RuntimeError, match="float64"):
+        call_function(operator, **wrong)
+    results = as_tuple(call_function(operator, **leaves(arguments, needed)))
+    assert all(result.requires_grad for result in results)
 
 
 def test_a_sum_that_was_changed_in_place() -> None:
@@ -232,29 +251,39 @@ def of_tensors(
     return total, tuple(given.values())
 
 
-def both(operator: Operator, device: torch.device) -> tuple[tuple, tuple[torch.Tensor, ...]]:
+def both(
+    operator: Operator, device: torch.device, way: Callable[..., object] = call_named
+) -> tuple[tuple, tuple[torch.Tensor, ...]]:
     """The operator and PyTorch's functions as `of_tensors`, and the tensors."""
     arguments, _, upstream = sample(operator, device)
-    own, values = of_tensors(partial(call_named, operator), arguments, upstream)
+    own, values = of_tensors(partial(way, operator), arguments, upstream)
     eager, _ = of_tensors(operator.eager, arguments, upstream)
     return (own, eager), values
 
 
 @every_operator
-def test_function_transforms(operator: Operator, device: torch.device) -> None:
-    functions, values = both(operator, device)
+@every_way
+def test_function_transforms(operator: Operator, way: Callable[..., object], device: torch.device) -> None:
+    functions, values = both(operator, device, way)
     every = tuple(range(len(values)))
     # Sums of products, which cuBLAS need not cut into the same parts.
     within = {"rtol": 1e-5, "atol": 1e-4}
-    torch.testing.assert_close(*(torch.func.grad(function, every)(*values) for function in functions), **within)
+    torch.testing.assert_close(
+        *(torch.func.grad(function, every)(*values) for function in functions), **within
+    )
     one = torch.ones((), device=device)
-    torch.testing.assert_close(*(torch.func.vjp(function, *values)[1](one) for function in functions), **within)
+    torch.testing.assert_close(
+        *(torch.func.vjp(function, *values)[1](one) for function in functions), **within
+    )
 
 
 @every_operator
-def test_nested_function_transforms(operator: Operator, device: torch.device) -> None:
+@every_way
+def test_nested_function_transforms(
+    operator: Operator, way: Callable[..., object], device: torch.device
+) -> None:
     """A level that missed what another one computes would give wrong numbers, not an error."""
-    functions, (first, *others) = both(operator, device)
+    functions, (first, *others) = both(operator, device, way)
 
     def second_derivative(function: Callable[..., torch.Tensor]) -> torch.Tensor:
         def slope(value: torch.Tensor) -> torch.Tensor:
@@ -275,12 +304,16 @@ def test_gradients_of_a_batch(operator: Operator, device: torch.device) -> None:
 
 
 @every_operator
+@every_way
 @pytest.mark.parametrize("state", [nullcontext, torch.no_grad])
 def test_tangents_are_refused(
-    operator: Operator, state: Callable[[], AbstractContextManager], device: torch.device
+    operator: Operator,
+    way: Callable[..., object],
+    state: Callable[[], AbstractContextManager],
+    device: torch.device,
 ) -> None:
     """They would be zero in silence."""
-    (own, _), (first, *others) = both(operator, device)
+    (own, _), (first, *others) = both(operator, device, way)
     reason = f"ds_diffusers::{operator.name} has no forward-mode derivative"
     with pytest.raises(RuntimeError, match=reason):
         torch.func.jvp(lambda value: own(value, *others), (first,), (first,))
