@@ -201,14 +201,13 @@ static void layer_norm_tile(const layer_norm_task *task, int64_t first_row, int 
   ds_tile input, output;
   ds_tile_locate(&params->input, params->dtype, first_row, rows, &input);
   ds_tile_locate(&task->output, params->dtype, first_row, rows, &output);
-  row_statistics statistics[DS_TILE_MAX_ROWS];
   read_rows(task, &input, first_row, stage_start, row, sums);
-  for (int i = 0; i < rows; i++)
-    statistics[i] = statistics_of(row[i], sums[i], params->cols, params->epsilon);
+  // A row at a time, while it is in the first cache.
   for (int i = 0; i < rows; i++) {
+    const row_statistics statistics = statistics_of(row[i], sums[i], params->cols, params->epsilon);
     const normalize_run run = {row[i], params->gamma, params->beta, output.row[i],
                                ds_tile_next(&input, i, 0)};
-    normalize(params->dtype, &run, statistics[i], params->cols);
+    normalize(params->dtype, &run, statistics, params->cols);
   }
 }
 
