@@ -1,15 +1,10 @@
 """Where a block may not run as one operator, it runs in segments or as diffusers' own and says why; where the
-obstacle goes, it is fused again."""
+obstacle goes, it is fused again. What PyTorch's state does to it is in test_patch_torch_state.py."""
 
 # labels: torch diffusers
-import copy
-import functools
-import subprocess
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from unittest import mock
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import torch
@@ -18,95 +13,26 @@ pytest.importorskip("diffusers")
 
 import diffusers.models.attention_processor as processors
 import ds_diffusers
-from diffusers.models.activations import GEGLU, GELU
-from diffusers.models.attention import BasicTransformerBlock, FeedForward
-from ds_diffusers.block_modules import own_function
+from diffusers.models.activations import GELU
+from diffusers.models.attention import BasicTransformerBlock
 from ds_diffusers.blocks import full_look
 from ds_diffusers.quick_look import quick_arguments
-from helpers.unets import (
-    BLOCKS,
-    CHANNELS,
-    CONTEXT,
-    HEADS,
-    Arguments,
-    block_arguments,
-    make_block,
-    run_unet,
-    sd15_unet,
-    unet_arguments,
+from helpers.patched_blocks import (
+    Change,
+    own_class,
+    check_original,
+    check_segments,
+    check_close,
+    check_path,
+    check_fused,
 )
+from helpers.unets import BLOCKS, CHANNELS, CONTEXT, HEADS, Arguments, block_arguments, make_block
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 pytestmark = [
     pytest.mark.diffusers,
     pytest.mark.filterwarnings("ignore:.*weight_norm", "ignore:.*batching rule", "ignore:.*torch.jit"),
 ]
-
-Change = Callable[[BasicTransformerBlock], object]
-
-
-def check_original(
-    block: BasicTransformerBlock,
-    values: Arguments,
-    reason: str,
-    state: Callable[[], AbstractContextManager] = torch.no_grad,
-) -> None:
-    """The patched block does what the block itself does, and reports the reason."""
-    result, expected = run_patched_and_not(block, values, state)
-    assert torch.equal(result, expected)
-    assert result.requires_grad == expected.requires_grad
-    check_path(block, "original", reason)
-
-
-def check_segments(
-    block: BasicTransformerBlock,
-    values: Arguments,
-    reason: str,
-    state: Callable[[], AbstractContextManager] = torch.no_grad,
-) -> None:
-    """The patched block computes the same in segments, and reports why not as one operator."""
-    result, expected = run_patched_and_not(block, values, state)
-    check_close(result, expected)
-    check_path(block, "segments", reason)
-
-
-def run_patched_and_not(
-    block: BasicTransformerBlock, values: Arguments, state: Callable[[], AbstractContextManager]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    def run() -> torch.Tensor:
-        torch.manual_seed(0)
-        with state():
-            return block(**values)
-
-    ds_diffusers.unpatch(block)
-    expected = run()
-    ds_diffusers.patch(block)
-    return run(), expected
-
-
-def check_close(result: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
-
-
-def check_path(block: BasicTransformerBlock, path: str, reason: str, fused_calls: int = 0) -> None:
-    """Of the only call, or of the one after `fused_calls`."""
-    report = ds_diffusers.report(block)[0]
-    counts = (report.fused_calls, report.segmented_calls, report.original_calls)
-    assert (report.path, counts) == (path, (fused_calls, int(path == "segments"), int(path == "original")))
-    assert reason in report.reason
-
-
-def check_fused(block: BasicTransformerBlock, values: Arguments) -> None:
-    before = ds_diffusers.report(block)[0].fused_calls
-    with torch.no_grad():
-        block(**values)
-    report = ds_diffusers.report(block)[0]
-    assert (report.path, report.reason, report.fused_calls) == ("block_forward", "", before + 1)
-
-
-class OwnLinear(nn.Linear):
-    pass
 
 
 class OwnProcessor(processors.AttnProcessor2_0):
@@ -120,10 +46,6 @@ class OwnParameter(nn.Parameter):
 def set_forward(module: nn.Module) -> None:
     forward = module.forward
     module.forward = lambda *arguments, **named: forward(*arguments, **named) * 2
-
-
-def own_class(module: nn.Linear) -> None:
-    module.__class__ = OwnLinear
 
 
 def add_parametrization(module: nn.Linear) -> None:
@@ -172,7 +94,7 @@ def ungated(block: BasicTransformerBlock) -> None:
 MODULE_CASES: dict[str, tuple[Change, str]] = {
     "linear_of_another_class": (
         lambda block: own_class(block.attn1.to_k),
-        "attn1.to_k is test_patch_conditions.OwnLinear, not Linear",
+        "attn1.to_k is helpers.patched_blocks.OwnLinear, not Linear",
     ),
     "weight_norm": (
         lambda block: add_parametrization(block.ff.net[2]),
@@ -469,205 +391,6 @@ def test_wrong_context_is_an_error() -> None:
     block = ds_diffusers.patch(make_block())
     with torch.no_grad(), pytest.raises(RuntimeError, match="attn2_k_weight has shape"):
         block(block_arguments(block)["hidden_states"], encoder_hidden_states=torch.randn(2, 7, CONTEXT + 1))
-
-
-def test_gradients() -> None:
-    block = make_block()
-    values = block_arguments(block)
-    check_original(block, values, "a gradient may be needed", state=nullcontext)
-    check_fused(block, values)
-    block.requires_grad_(False)
-    check_fused(block, values)
-    values["encoder_hidden_states"].requires_grad_()
-    check_original(block, values, "a gradient may be needed", state=nullcontext)
-
-
-def test_training_gives_the_same_gradients() -> None:
-    unet = sd15_unet().train()
-    patched = ds_diffusers.patch(copy.deepcopy(unet))
-    for model in (unet, patched):
-        run_unet(model, unet_arguments(model)).square().mean().backward()
-    for (name, parameter), other in zip(unet.named_parameters(), patched.parameters(), strict=True):
-        assert torch.equal(parameter.grad, other.grad), name
-
-
-def test_gradient_checkpointing() -> None:
-    unet = ds_diffusers.patch(sd15_unet().train())
-    run_unet(unet, unet_arguments(unet)).square().mean().backward()
-    expected = [parameter.grad.clone() for parameter in unet.parameters()]
-    unet.zero_grad()
-    unet.enable_gradient_checkpointing()
-    run_unet(unet, unet_arguments(unet)).square().mean().backward()
-    for parameter, other in zip(unet.parameters(), expected, strict=True):
-        assert torch.equal(parameter.grad, other)
-
-
-@pytest.mark.parametrize("change", [lambda block: None, lambda block: own_class(block.attn1.to_q)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast(dtype: torch.dtype, change: Change) -> None:
-    """In its own dtype a block may run as one operator. In segments its layers and processors see the dtypes
-    that they see as diffusers' own."""
-    block = make_block().to(dtype)
-    change(block)
-    values = block_arguments(block)
-    result, expected = run_patched_and_not(block, values, autocast_without_gradients)
-    torch.testing.assert_close(result, expected, rtol=0.02, atol=0.02)
-    report = ds_diffusers.report(block)[0]
-    if type(block.attn1.to_q) is OwnLinear:
-        assert (report.path, report.segmented_calls) == ("segments", 1)
-    elif dtype == torch.float32:
-        reason = "autocast to torch.bfloat16 is on, hidden_states has dtype torch.float32"
-        check_path(block, "segments", reason)
-        check_fused(block, values)
-    else:
-        assert (report.path, report.fused_calls) == ("block_forward", 1)
-
-
-def test_autocast_while_compiling() -> None:
-    block = ds_diffusers.patch(make_block().bfloat16())
-    values = block_arguments(block)
-    with autocast_without_gradients():
-        compiled = torch.compile(block, fullgraph=True, backend="eager")(**values)
-        torch.testing.assert_close(compiled, block(**values))
-
-
-@contextmanager
-def autocast_without_gradients() -> Iterator[None]:
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        yield
-
-
-def test_autocast_of_another_device() -> None:
-    block = ds_diffusers.patch(make_block())
-    with mock.patch("torch.is_autocast_enabled", lambda device_type: device_type == "cuda"):
-        check_fused(block, block_arguments(block))
-
-
-def test_function_transforms() -> None:
-    block = make_block().requires_grad_(False)
-    states = torch.randn(3, 2, 10, CHANNELS)
-    context = torch.randn(2, 7, CONTEXT)
-
-    def call(hidden_states: torch.Tensor) -> torch.Tensor:
-        return block(hidden_states, encoder_hidden_states=context)
-
-    expected = torch.vmap(call)(states), torch.func.grad(lambda value: call(value).sum())(states[0])
-    ds_diffusers.patch(block)
-    assert torch.equal(torch.vmap(call)(states), expected[0])
-    assert ds_diffusers.report(block)[0].reason == "a torch.func transform is on"
-    assert torch.equal(torch.func.grad(lambda value: call(value).sum())(states[0]), expected[1])
-    assert ds_diffusers.report(block)[0].fused_calls == 0
-
-
-def test_forward_mode_differentiation() -> None:
-    block = ds_diffusers.patch(make_block().requires_grad_(False))
-    values = block_arguments(block)
-    with (
-        torch.autograd.forward_ad.dual_level(),
-        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-    ):
-        states = torch.autograd.forward_ad.make_dual(values["hidden_states"], torch.ones(2, 10, CHANNELS))
-        result = block(**values | {"hidden_states": states})
-        assert torch.autograd.forward_ad.unpack_dual(result).tangent is not None
-    assert ds_diffusers.report(block)[0].reason == "forward-mode differentiation is on"
-
-
-def test_hooks_on_all_modules() -> None:
-    block = make_block()
-    values = block_arguments(block)
-    seen = []
-    handle = nn.modules.module.register_module_forward_hook(lambda module, *others: seen.append(module))
-    try:
-        check_original(block, values, "there is a hook on all modules")
-    finally:
-        handle.remove()
-    assert block.attn1.to_q in seen
-    check_fused(block, values)
-
-
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [
-        (BasicTransformerBlock, "forward"),
-        (processors.Attention, "forward"),
-        (processors.AttnProcessor2_0, "__call__"),
-        (FeedForward, "forward"),
-        (GEGLU, "forward"),
-        (nn.LayerNorm, "forward"),
-        (nn.Linear, "forward"),
-        (nn.Dropout, "forward"),
-        (nn.functional, "scaled_dot_product_attention"),
-    ],
-)
-def test_replaced_functions(owner: object, name: str) -> None:
-    block = make_block()
-    values = block_arguments(block)
-    original = getattr(owner, name)
-    calls = []
-
-    @functools.wraps(original)
-    def replacement(*arguments, **named):
-        calls.append(name)
-        return original(*arguments, **named)
-
-    with mock.patch.object(owner, name, replacement):
-        check = check_original if owner is BasicTransformerBlock else check_segments
-        check(block, values, f"{owner.__name__}.{name} was replaced")
-    assert len(calls) >= 2
-    check_fused(block, values)
-
-
-class DoubledAttention(TorchFunctionMode):
-    """As libraries do that compute attention in another way."""
-
-    def __torch_function__(self, function, types, arguments=(), named=None):
-        result = function(*arguments, **(named or {}))
-        return 2 * result if function is nn.functional.scaled_dot_product_attention else result
-
-
-def test_modes_that_replace_functions() -> None:
-    block = make_block()
-    values = block_arguments(block)
-
-    @contextmanager
-    def state() -> Iterator[None]:
-        with torch.no_grad(), DoubledAttention():
-            yield
-
-    reason = f"the mode {__name__}.DoubledAttention is on, which may replace PyTorch's functions"
-    check_original(block, values, reason, state)
-    with torch.device("cpu"):
-        check_fused(block, values)
-
-
-def test_functions_that_were_replaced_before_import(tmp_path) -> None:
-    block = make_block()
-    torch.save((block, block_arguments(block)), tmp_path / "block.pt")
-    program = (
-        "import sys, torch\n"
-        "function = torch.nn.functional.scaled_dot_product_attention\n"
-        "doubled = lambda *inputs, **named: 2 * function(*inputs, **named)\n"
-        "torch.nn.functional.scaled_dot_product_attention = doubled\n"
-        "block, values = torch.load(sys.argv[1], weights_only=False)\n"
-        "import ds_diffusers\n"
-        "with torch.no_grad():\n"
-        "    expected = block(**values)\n"
-        "    torch.testing.assert_close(ds_diffusers.patch(block)(**values), expected)\n"
-        "print(ds_diffusers.report(block)[0].reason)\n"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path / "block.pt")]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert output.strip() == "torch.nn.functional.scaled_dot_product_attention was replaced"
-
-
-@pytest.mark.parametrize(
-    ("owner", "name"), [(nn.Linear, "forward"), (nn.functional, "scaled_dot_product_attention")]
-)
-def test_own_functions_are_known(owner: object, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = getattr(owner, name)
-    assert own_function(owner, name) is original
-    monkeypatch.setattr(owner, name, functools.wraps(original)(lambda *inputs: original(*inputs)))
-    assert own_function(owner, name) is None
 
 
 def test_obstacles_come_and_go() -> None:

@@ -1,7 +1,7 @@
 """What diffusers, PEFT and accelerate do to models works on patched ones: each feature gives what it gives
 unpatched, on the path that it should take, and acts at the next call.
 
-Training, gradient checkpointing and torch.func are in test_patch_conditions.py, torch.compile and exports in
+Training, gradient checkpointing and torch.func are in test_patch_torch_state.py, torch.compile and exports in
 test_patch_graphs.py, copies, files and unpatch in test_patch_state.py.
 """
 

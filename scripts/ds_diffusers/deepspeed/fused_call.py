@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ..block_modules import attention_parameters
-from ..hooks import has_hooks_or_own_forward
 from ..conditions import call_obstacle, operator_mask
+from ..hooks import has_hooks_or_own_forward
 from .attention import DeepSpeedDiffusersAttention
 
 if TYPE_CHECKING:
