@@ -40,7 +40,7 @@ def patch(model: Any) -> Any:
     load()
     from .blocks import BasicTransformerBlock, OriginalBlock, place_weights
 
-    found = 0
+    found, has_subclass = 0, False
     for block in _unique_modules(roots):
         if type(block) is OriginalBlock:
             if not _change_class(block, BasicTransformerBlock):
@@ -51,9 +51,11 @@ def patch(model: Any) -> Any:
                 )
             place_weights(block)
         found += isinstance(block, BasicTransformerBlock)
+        has_subclass = has_subclass or isinstance(block, OriginalBlock)
     if found == 0:
+        but = " but of subclasses, which are left alone" if has_subclass else ""
         warnings.warn(
-            f"ds_diffusers.patch: {type(model).__name__} has no BasicTransformerBlock", stacklevel=2
+            f"ds_diffusers.patch: {type(model).__name__} has no BasicTransformerBlock{but}", stacklevel=2
         )
     elif _logger.isEnabledFor(logging.INFO):
         from .reporting import report

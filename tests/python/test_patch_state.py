@@ -275,8 +275,16 @@ def test_a_real_pipeline() -> None:
 
 
 def test_a_model_with_nothing_to_patch() -> None:
-    with pytest.warns(UserWarning, match="Linear has no BasicTransformerBlock"):
+    with pytest.warns(UserWarning, match="Linear has no BasicTransformerBlock$"):
         ds_diffusers.patch(nn.Linear(2, 2))
+
+
+def test_a_block_of_another_class() -> None:
+    block = make_block()
+    block.__class__ = type("OwnBlock", (type(block),), {})
+    with pytest.warns(UserWarning, match="OwnBlock has no BasicTransformerBlock but of subclasses"):
+        ds_diffusers.patch(block)
+    assert type(block).__name__ == "OwnBlock"
 
 
 @pytest.mark.parametrize("function", [ds_diffusers.patch, ds_diffusers.unpatch, ds_diffusers.report])
