@@ -19,7 +19,7 @@ from .conditions import (
     operator_mask,
     segments_call_obstacle,
 )
-from .gradients import call_without_gradient
+from .dispatch import call_without_gradient
 from .layout import GROUPS
 from .library import load
 from .lora import Adapter, adapted_tensors

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from .dispatch import call_without_gradient as call_without_gradient
 from .ops import ActivationFuncType
 
 aten = torch.ops.aten

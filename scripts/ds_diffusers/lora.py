@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .hooks import hook_obstacle
+from .hooks import has_hooks_or_own_forward, hook_obstacle
 
 _PEFT_MODULE = "peft.tuners.lora.layer"
 
@@ -61,7 +61,7 @@ def quick_adapters(module: nn.Module) -> list[Adapter] | None:
     """As adapters_of, for the plainest of PEFT's layers; None: ask lora_obstacle."""
     own = module.__dict__
     parts, names = own["_modules"], own["_active_adapter"]
-    if not _has_forward_of_peft(type(module)) or own["_disable_adapters"] or not _is_called_plainly(own):
+    if not _has_forward_of_peft(type(module)) or own["_disable_adapters"] or has_hooks_or_own_forward(module):
         return None
     if own["merged_adapters"]:
         return []
@@ -126,20 +126,9 @@ def _has_forward_of_peft(kind: type) -> bool:
     return kind.forward.__module__ == _PEFT_MODULE and kind.forward.__name__ == "forward"
 
 
-def _is_called_plainly(attributes: dict) -> bool:
-    """Whether a call of the module with this __dict__ is one of its class's forward."""
-    return not (
-        attributes["_forward_hooks"]
-        or attributes["_forward_pre_hooks"]
-        or attributes["_backward_hooks"]
-        or attributes["_backward_pre_hooks"]
-        or "forward" in attributes
-    )
-
-
 def _is_plain_product(layer: nn.Module) -> bool:
-    own = layer.__dict__
-    return type(layer) is nn.Linear and own["_parameters"]["bias"] is None and _is_called_plainly(own)
+    is_product = type(layer) is nn.Linear and layer.__dict__["_parameters"]["bias"] is None
+    return is_product and not has_hooks_or_own_forward(layer)
 
 
 def _adapter_obstacle(path: str, module: nn.Module, name: str) -> str | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .block_modules import ACTIVATION_TYPES, forward_obstacle, is_plain
 from .conditions import PLAIN_TENSORS, tensors_fit
-from .gradients import call_without_gradient
+from .dispatch import call_without_gradient
 from .library import load
 from .ops import DTYPES, ActivationFuncType
 

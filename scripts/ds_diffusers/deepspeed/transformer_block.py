@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..class_names import class_name, name_of_class
-from ..gradients import call_without_gradient
+from ..dispatch import call_without_gradient
 from ..ops import ActivationFuncType
 from ..quantization import Int8Linear, is_quantized_entry
 from .attention import DeepSpeedDiffusersAttention
