@@ -23,7 +23,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from .class_names import class_name
 from .hooks import has_hooks_or_own_forward, hook_obstacle
-from .lora import Adapter, adapters_of, is_lora_linear, lora_obstacle
+from .lora import Adapters, adapters_of, is_lora_linear, lora_obstacle
 from .ops import ActivationFuncType
 from .quantization import Int8Linear
 
@@ -173,7 +173,7 @@ def block_parameters(modules: Modules) -> dict[str, Tensor]:
     return tensors
 
 
-def block_adapters(modules: Modules) -> dict[str, list[Adapter]]:
+def block_adapters(modules: Modules) -> Adapters:
     """LoRA adapters that act on the weights of a block without obstacle, by the names of block_forward's
     arguments; other weights left out."""
     table = TWO_ATTENTIONS if "attn2" in modules else ONE_ATTENTION

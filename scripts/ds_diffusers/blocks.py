@@ -22,14 +22,13 @@ from .conditions import (
 from .dispatch import call_without_gradient
 from .layout import GROUPS
 from .library import load
-from .lora import Adapter, adapted_tensors
+from .lora import Adapters, adapted_tensors
 from .quick_look import quick_arguments
 from .segments import Call, Segments, find_segments, run_segments
 
 load()
 
 Arguments = dict[str, Tensor | int | float]
-Adapters = dict[str, list[Adapter]]
 
 block_forward = torch.ops.ds_diffusers.block_forward.default
 

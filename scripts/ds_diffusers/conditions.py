@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from .block_modules import QUANTIZED_ARGUMENTS, parameter_path
 from .class_names import class_name
 from .library import has_cuda_module
-from .lora import Adapter
+from .lora import Adapters
 from .ops import DTYPES
 
 # Plain tensors, and what stands for them while torch.export traces. Any other subclass (quantised,
@@ -111,7 +111,7 @@ def parameters_obstacle(
     return None
 
 
-def adapters_obstacle(adapters: dict[str, list[Adapter]], device: torch.device) -> str | None:
+def adapters_obstacle(adapters: Adapters, device: torch.device) -> str | None:
     """The obstacle in the LoRA adapters of the block's weights."""
     if adapters and torch.is_autocast_enabled(device.type):
         return "autocast is on, which chooses the dtype of LoRA's products"

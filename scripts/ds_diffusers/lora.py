@@ -28,6 +28,10 @@ class Adapter(NamedTuple):
     scaling: float | Tensor
 
 
+# Of the weights that have some, by the names of block_forward's arguments.
+Adapters = dict[str, list[Adapter]]
+
+
 def is_lora_linear(module: nn.Module | None) -> bool:
     """Whether it is what PEFT puts in the place of a linear layer, its base layer."""
     kind = type(module)

@@ -29,7 +29,7 @@ from .block_modules import (
     TWO_ATTENTIONS,
     WEIGHT_ARGUMENTS,
 )
-from .lora import Adapter, is_lora_linear, quick_adapters
+from .lora import Adapters, is_lora_linear, quick_adapters
 from .quantization import Int8Linear
 
 _OWNERS, _NAMES, _FUNCTIONS = zip(*REPLACEABLE_FUNCTIONS)
@@ -98,7 +98,7 @@ _WITH_ONE_ATTENTION, _WITH_TWO_ATTENTIONS = (
 
 def quick_arguments(
     block: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None
-) -> tuple[dict[str, Tensor | int | float], dict[str, list[Adapter]]] | None:
+) -> tuple[dict[str, Tensor | int | float], Adapters] | None:
     """The arguments of block_forward by name, without hidden_states, for a call with no arguments but these,
     and the LoRA adapters of the weights among them by the same names; None: ask the full look."""
     if type(hidden_states) is not Tensor or not _is_plain_inference(hidden_states):
@@ -143,7 +143,7 @@ def _is_plain_inference(hidden_states: Tensor) -> bool:
     )
 
 
-def _attributes(block: nn.Module) -> tuple[_Form | None, list[dict], dict[str, list[Adapter]]]:
+def _attributes(block: nn.Module) -> tuple[_Form | None, list[dict], Adapters]:
     """The form of the block, None without one, the __dict__s of its modules by their numbers, and the
     adapters of its weights."""
     own = block.__dict__
