@@ -55,12 +55,9 @@ __device__ __forceinline__ void ds_store_2_matrices(uint32_t address, const uint
 #define DS_ACCUMULATORS_32(d, i) DS_ACCUMULATORS_16(d, i), DS_ACCUMULATORS_16(d, i + 16)
 #define DS_ACCUMULATORS_40(d, i) DS_ACCUMULATORS_32(d, i), DS_ACCUMULATORS_8(d, i + 32)
 #define DS_ACCUMULATORS_64(d, i) DS_ACCUMULATORS_32(d, i), DS_ACCUMULATORS_32(d, i + 32)
-#define DS_ACCUMULATORS_48(d, i) DS_ACCUMULATORS_32(d, i), DS_ACCUMULATORS_16(d, i + 32)
 #define DS_ACCUMULATORS_80(d, i) DS_ACCUMULATORS_64(d, i), DS_ACCUMULATORS_16(d, i + 64)
-#define DS_ACCUMULATORS_88(d, i) DS_ACCUMULATORS_80(d, i), DS_ACCUMULATORS_8(d, i + 80)
 #define DS_ACCUMULATORS_96(d, i) DS_ACCUMULATORS_64(d, i), DS_ACCUMULATORS_32(d, i + 64)
 #define DS_ACCUMULATORS_112(d, i) DS_ACCUMULATORS_96(d, i), DS_ACCUMULATORS_16(d, i + 96)
-#define DS_ACCUMULATORS_120(d, i) DS_ACCUMULATORS_112(d, i), DS_ACCUMULATORS_8(d, i + 112)
 #define DS_ACCUMULATORS_128(d, i) DS_ACCUMULATORS_64(d, i), DS_ACCUMULATORS_64(d, i + 64)
 
 #define DS_REGISTERS_4 "%0, %1, %2, %3"
@@ -81,17 +78,13 @@ __device__ __forceinline__ void ds_store_2_matrices(uint32_t address, const uint
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                         \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                         \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define DS_REGISTERS_48                                                                                      \
-  DS_REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define DS_REGISTERS_80                                                                                      \
   DS_REGISTERS_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
-#define DS_REGISTERS_88 DS_REGISTERS_80 ", %80, %81, %82, %83, %84, %85, %86, %87"
 #define DS_REGISTERS_96                                                                                      \
   DS_REGISTERS_80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define DS_REGISTERS_112                                                                                     \
   DS_REGISTERS_96                                                                                            \
   ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
-#define DS_REGISTERS_120 DS_REGISTERS_112 ", %112, %113, %114, %115, %116, %117, %118, %119"
 #define DS_REGISTERS_128                                                                                     \
   DS_REGISTERS_112                                                                                           \
   ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
@@ -124,12 +117,8 @@ __device__ __forceinline__ void ds_store_2_matrices(uint32_t address, const uint
   DS_DEFINE_WGMMA_SS(64, 32, type, name, 32, 33, 34)                                                         \
   DS_DEFINE_WGMMA_SS(80, 40, type, name, 40, 41, 42)                                                         \
   DS_DEFINE_WGMMA_SS(128, 64, type, name, 64, 65, 66)                                                        \
-  DS_DEFINE_WGMMA_SS(96, 48, type, name, 48, 49, 50)                                                         \
   DS_DEFINE_WGMMA_SS(160, 80, type, name, 80, 81, 82)                                                        \
-  DS_DEFINE_WGMMA_SS(176, 88, type, name, 88, 89, 90)                                                        \
-  DS_DEFINE_WGMMA_SS(192, 96, type, name, 96, 97, 98)                                                        \
   DS_DEFINE_WGMMA_SS(224, 112, type, name, 112, 113, 114)                                                    \
-  DS_DEFINE_WGMMA_SS(240, 120, type, name, 120, 121, 122)                                                    \
   DS_DEFINE_WGMMA_SS(256, 128, type, name, 128, 129, 130)                                                    \
   DS_DEFINE_WGMMA_RS(8, 4, type, name, 4, 5, 6, 7, 8, 9)                                                     \
   DS_DEFINE_WGMMA_RS(16, 8, type, name, 8, 9, 10, 11, 12, 13)                                                \

@@ -1,7 +1,7 @@
 // A linear and the gated activation of its result on Hopper: one kernel, so that the result of twice the
 // output's width never reaches memory.
 //
-// A tile of the output is 64 rows for each of two or three warpgroups by COLS columns. A warpgroup computes
+// A tile of the output is 64 rows for each of two warpgroups by COLS columns. A warpgroup computes
 // the values' COLS columns and the gates' COLS columns in one instruction: the weight's rows of both lie one
 // behind the other in shared memory, so a thread holds an output's value and gate in two registers. Each
 // warpgroup runs some blocks of the depth ahead of the next: the activations of one are computed under the
@@ -22,12 +22,11 @@
 
 namespace {
 
-template <int COLS_, int WARPGROUPS_ = 2>
+template <int COLS_>
 struct gated_linear_shape {
-  static constexpr int COLS = COLS_, WARPGROUPS = WARPGROUPS_, ROWS = 64 * WARPGROUPS;
+  static constexpr int COLS = COLS_, WARPGROUPS = 2, ROWS = 64 * WARPGROUPS;
   static constexpr int THREADS = 128 * (1 + WARPGROUPS);
-  static constexpr int COPYING_REGISTERS = WARPGROUPS == 2 ? 40 : 24; // of a thread
-  static constexpr int COMPUTING_REGISTERS = WARPGROUPS == 2 ? 232 : 160;
+  static constexpr int COPYING_REGISTERS = 40, COMPUTING_REGISTERS = 232; // of a thread
   static constexpr int DEPTH = 64, ROW_BYTES = 2 * DEPTH; // of a block, as the swizzle wants it
   static constexpr int INPUT_BYTES = ROWS * ROW_BYTES, WEIGHT_BYTES = 2 * COLS * ROW_BYTES;
   static constexpr int STAGE_BYTES = INPUT_BYTES + WEIGHT_BYTES;

@@ -1,11 +1,11 @@
 // A linear with an int8 weight on Hopper, for few rows: such products are bound by reading the weight, of
 // which int8 is half, and by there being too few tiles for the multiprocessors.
 //
-// A tile is 128 rows by WEIGHT_ROWS rows of the weight. The copy engine brings input and bytes to shared
-// memory; seven warps turn the bytes into 16-bit integers in the layout that the matrix units read; two
-// warpgroups multiply 64 rows each. Integers of 8 bits are exact in both 16-bit types, so the scale of a row
-// is a factor of its sums. Where tiles are few, the thread blocks of a cluster share one: each sums a part of
-// the depth, and a part of the rows of all their sums; always in the same order.
+// A tile is 128 or 256 rows by WEIGHT_ROWS rows of the weight. The copy engine brings input and bytes to
+// shared memory; some warps turn the bytes into 16-bit integers in the layout that the matrix units read; two
+// warpgroups multiply half of the rows each. Integers of 8 bits are exact in both 16-bit types, so the scale
+// of a row is a factor of its sums. Where tiles are few, the thread blocks of a cluster share one: each sums
+// a part of the depth, and a part of the rows of all their sums; always in the same order.
 //
 // Only Hopper's own target (sm_90a) has these instructions: for any other the kernels are empty, and must not
 // be launched.
@@ -22,15 +22,22 @@
 namespace {
 
 // GATED: a tile has as many rows of the values' half of the weight as of the gates'.
-template <int WEIGHT_ROWS_, bool GATED_>
+template <int ROWS_, int WEIGHT_ROWS_, bool GATED_>
 struct quantized_linear_shape {
-  static constexpr int WEIGHT_ROWS = WEIGHT_ROWS_;
+  static constexpr int ROWS = ROWS_, WEIGHT_ROWS = WEIGHT_ROWS_;
   static constexpr bool GATED = GATED_;
   static constexpr int HALVES = GATED ? 2 : 1, COLS = WEIGHT_ROWS / HALVES; // of the output
-  static constexpr int WARPGROUPS = 2, ROWS = 64 * WARPGROUPS;
-  // The first threads copy, with one of them, and convert, with all warps but the first.
-  static constexpr int HELPERS = 256, CONVERTERS = HELPERS / 32 - 1;
+  static constexpr int WARPGROUPS = 2, STRIPS = ROWS / (64 * WARPGROUPS);   // of 64 rows, of a warpgroup
+  static_assert(ROWS == 64 * WARPGROUPS * STRIPS, "warpgroups multiply strips of 64 rows");
+  // The first threads copy, with one of them, and convert, with warps behind the first. Ten have a piece of
+  // 80 rows for each thread; for 160 rows the registers are needed elsewhere.
+  static constexpr int HELPERS = WEIGHT_ROWS == 80 ? 384 : 256, CONVERTERS = WEIGHT_ROWS == 80 ? 10 : 7;
   static constexpr int THREADS = HELPERS + 128 * WARPGROUPS;
+  // Of a thread: as all have them, and as the helpers leave them to those who multiply.
+  static constexpr int REGISTERS = HELPERS == 256 ? 128 : 96, HELPING_REGISTERS = HELPERS == 256 ? 56 : 64;
+  static constexpr int MULTIPLYING_REGISTERS = HELPERS == 256 ? 200 : 144;
+  static_assert(HELPERS * HELPING_REGISTERS + 128 * WARPGROUPS * MULTIPLYING_REGISTERS <= THREADS * REGISTERS,
+                "who asks for more registers than the thread block has waits for ever");
   static constexpr int DEPTH = 64, ROW_BYTES = 2 * DEPTH; // of a block, as the swizzle wants it
 
   static constexpr int INPUT_BYTES = ROWS * ROW_BYTES, QUANTIZED_BYTES = WEIGHT_ROWS * DEPTH;
@@ -47,7 +54,8 @@ struct quantized_linear_shape {
   // Floats from one row of sums to the next: four of them and the next four fall into different banks.
   static constexpr int SUM_PITCH = WEIGHT_ROWS + 8;
   static_assert(SUM_PITCH % 16 == 8, "rows of sums meet in the same banks");
-  static_assert(ROWS * SUM_PITCH * 4 <= STAGES * STAGE_BYTES, "the sums take the stages' place");
+  static_assert(ROWS * SUM_PITCH * 4 <= STAGES * STAGE_BYTES + WEIGHTS * WEIGHT_BYTES,
+                "the sums take the operands' place");
 };
 
 struct quantized_linear_arguments {
@@ -77,7 +85,7 @@ struct quantized_linear_memory {
   __device__ uint32_t empty(int stage) const { return full(SHAPE::STAGES + stage); }
   __device__ uint32_t converted(int place) const { return empty(SHAPE::STAGES) + 8 * place; }
   __device__ uint32_t multiplied(int place) const { return converted(SHAPE::WEIGHTS + place); }
-  // In place of the stages, once all products are done.
+  // In place of the operands, once all products are done.
   __device__ uint32_t sum(int row, int col) const { return base + (row * SHAPE::SUM_PITCH + col) * 4; }
 };
 
@@ -202,22 +210,26 @@ __device__ void convert_weight(quantized_linear_part part, quantized_linear_memo
   }
 }
 
-// sums = input · weightᵀ for 64 rows, by warpgroup `index`.
+// sums = input · weightᵀ for the strips of warpgroup `index`.
 template <typename T, class SHAPE>
-__device__ __forceinline__ void multiply(float (&sums)[SHAPE::WEIGHT_ROWS / 2], quantized_linear_part part,
-                                         quantized_linear_memory<SHAPE> memory, int index, bool leader) {
+__device__ __forceinline__ void multiply(float (&sums)[SHAPE::STRIPS][SHAPE::WEIGHT_ROWS / 2],
+                                         quantized_linear_part part, quantized_linear_memory<SHAPE> memory,
+                                         int index, bool leader) {
+  constexpr int strip_bytes = 64 * SHAPE::ROW_BYTES, strip_step = strip_bytes / 16; // in a descriptor
   ds_ring_place<SHAPE::STAGES> place;
   ds_ring_place<SHAPE::WEIGHTS> weight;
   int previous_stage = 0, previous_weight = 0;
   for (int block = 0; block < part.blocks; block++) {
-    const uint64_t a = ds_wgmma_descriptor(memory.input(place.stage) + index * 64 * SHAPE::ROW_BYTES);
+    const uint64_t a = ds_wgmma_descriptor(memory.input(place.stage) + index * SHAPE::STRIPS * strip_bytes);
     const uint64_t b = ds_wgmma_descriptor(memory.weight(weight.stage));
     ds_barrier_wait(memory.full(place.stage), place.phase);
     ds_barrier_wait(memory.converted(weight.stage), weight.phase);
     ds_wgmma_fence();
 #pragma unroll
     for (int step = 0; step < SHAPE::DEPTH / 16; step++)
-      ds_wgmma_ss(sums, a + 2 * step, b + 2 * step, (block | step) != 0, T());
+#pragma unroll
+      for (int strip = 0; strip < SHAPE::STRIPS; strip++)
+        ds_wgmma_ss(sums[strip], a + strip * strip_step + 2 * step, b + 2 * step, (block | step) != 0, T());
     ds_wgmma_commit();
     if (block > 0) {
       ds_wgmma_wait<1>();
@@ -232,7 +244,8 @@ __device__ __forceinline__ void multiply(float (&sums)[SHAPE::WEIGHT_ROWS / 2], 
     weight.advance();
   }
   ds_wgmma_wait<0>();
-  ds_wgmma_hold(sums);
+#pragma unroll
+  for (int strip = 0; strip < SHAPE::STRIPS; strip++) ds_wgmma_hold(sums[strip]);
 }
 
 // Scale and bias of the tile's rows of the weight, as float32, to shared memory.
@@ -253,17 +266,21 @@ __device__ void keep_factors(const quantized_linear_arguments &arguments, quanti
 template <typename T, class SHAPE>
 __device__ void compute_sums(const quantized_linear_arguments &arguments, quantized_linear_part part,
                              quantized_linear_memory<SHAPE> memory, int thread) {
-  float sums[SHAPE::WEIGHT_ROWS / 2];
+  float sums[SHAPE::STRIPS][SHAPE::WEIGHT_ROWS / 2];
   keep_factors<T>(arguments, part, memory, thread);
   multiply<T, SHAPE>(sums, part, memory, thread / 128, thread % 128 == 0);
-  // Both have read the stages to the end.
+  // Both have read the operands to the end.
   asm volatile("bar.sync 1, %0;" ::"n"(128 * SHAPE::WARPGROUPS) : "memory");
-  const int row = thread / 32 * 16 + thread % 32 / 4, col = thread % 4 * 2;
+  const int col = thread % 4 * 2;
 #pragma unroll
-  for (int i = 0; i < SHAPE::WEIGHT_ROWS / 2; i += 2)
-    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(memory.sum(row + i / 2 % 2 * 8, col + i / 4 * 8)),
-                 "f"(sums[i]), "f"(sums[i + 1])
-                 : "memory");
+  for (int strip = 0; strip < SHAPE::STRIPS; strip++) {
+    const int row = (thread / 128 * SHAPE::STRIPS + strip) * 64 + thread % 128 / 32 * 16 + thread % 32 / 4;
+#pragma unroll
+    for (int i = 0; i < SHAPE::WEIGHT_ROWS / 2; i += 2)
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(memory.sum(row + i / 2 % 2 * 8, col + i / 4 * 8)),
+                   "f"(sums[strip][i]), "f"(sums[strip][i + 1])
+                   : "memory");
+  }
 }
 
 __device__ __forceinline__ void add_floats(uint4 bits, float (&values)[4]) {
@@ -402,13 +419,21 @@ __global__ void __launch_bounds__(SHAPE::THREADS, 1)
   }
   __syncthreads();
   ds_wait_for_stream();
-  if (threadIdx.x >= SHAPE::HELPERS)
+  if (threadIdx.x >= SHAPE::HELPERS) {
+    if (SHAPE::STRIPS > 1)
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(SHAPE::MULTIPLYING_REGISTERS));
     compute_sums<T>(arguments, part, memory, (int)threadIdx.x - SHAPE::HELPERS);
-  else if (threadIdx.x >= 32)
-    convert_weight<T>(part, memory, (int)threadIdx.x - 32);
-  else if (threadIdx.x == 0)
-    copy_operands(&input_map, &weight_map, part, memory);
-  __syncwarp();
+    if (SHAPE::STRIPS > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(SHAPE::REGISTERS));
+  } else {
+    if (SHAPE::STRIPS > 1)
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(SHAPE::HELPING_REGISTERS));
+    if (threadIdx.x == 0)
+      copy_operands(&input_map, &weight_map, part, memory);
+    else if (threadIdx.x >= 32 && threadIdx.x < 32 + 32 * SHAPE::CONVERTERS)
+      convert_weight<T>(part, memory, (int)threadIdx.x - 32);
+    __syncwarp();
+    if (SHAPE::STRIPS > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(SHAPE::REGISTERS));
+  }
   if (arguments.splits > 1)
     ds_cluster_synchronise();
   else

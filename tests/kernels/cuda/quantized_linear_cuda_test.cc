@@ -34,7 +34,7 @@ TEST_P(QuantizedLinearCuda, EveryNumberIsItself) {
 }
 
 TEST_P(QuantizedLinearCuda, MatchesReferenceForAnyRows) {
-  for (const int64_t rows : {1, 2, 3, 17, 63, 64, 65, 127, 128, 129, 191, 256})
+  for (const int64_t rows : {1, 2, 3, 17, 63, 64, 65, 127, 128, 129, 191, 256, 257, 321, 385, 512})
     for (const ds_activation_type gate : forms) {
       run_and_check({.rows = rows, .in_features = 64, .cols = 40, .gate = gate});
       run_and_check({.rows = rows, .in_features = 200, .cols = 136, .gate = gate});
@@ -81,7 +81,7 @@ TEST_P(QuantizedLinearCuda, KeepsToItsRowsAndColumns) {
 
 TEST_P(QuantizedLinearCuda, MatchesReferenceForModels) {
   for (const auto &[rows, channels] :
-       {std::pair<int64_t, int64_t>{64, 320}, {224, 640}, {128, 1280}, {256, 1280}}) {
+       {std::pair<int64_t, int64_t>{64, 320}, {224, 640}, {128, 1280}, {256, 1280}, {500, 1280}}) {
     run_and_check_some(
         {.rows = rows, .in_features = channels, .cols = 4 * channels, .gate = DS_ACTIVATION_GATED_GELU});
     run_and_check_some({.rows = rows, .in_features = 4 * channels, .cols = channels, .residual = true});
@@ -132,7 +132,7 @@ TEST_P(QuantizedLinearCuda, ServesOnlyWhatItCanRead) {
   EXPECT_FALSE(serves([](auto *params) { params->cols = 6; }));
   EXPECT_FALSE(serves([](auto *params) { params->in_features = 0; }));
   EXPECT_FALSE(serves([](auto *params) { params->rows = 0; }));
-  EXPECT_FALSE(serves([](auto *params) { params->rows = 257; }));
+  EXPECT_FALSE(serves([](auto *params) { params->rows = 513; }));
 }
 
 TEST_P(QuantizedLinearCuda, IsCapturedInAGraph) {
