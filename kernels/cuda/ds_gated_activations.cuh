@@ -1,5 +1,5 @@
-// Exact GELU and SiLU for results that are rounded to 16 bits, as an epilogue of products that leaves no time
-// for erff and expf.
+// Exact GELU and SiLU for results that are rounded to 16 bits, where neither products nor the memory leave
+// time for erff and expf.
 //
 // Infinities and NaN come out as from torch.nn.functional.gelu and silu.
 #ifndef DS_GATED_ACTIVATIONS_CUH
@@ -7,28 +7,24 @@
 
 #include "ds_fast_math.cuh"
 
-// x · Φ(x), Φ the normal distribution function: x · ½(1 + erf(x / √2)), within 5e-6, and exactly 0 and x
-// beyond ±4.85.
+// x · Φ(x), Φ the normal distribution function: x · ½(1 + erf(x / √2)), without the cancellation of 1 + erf on
+// the negative side.
 //
-// Φ(x) = ½ + v · P(v² - ⅛) with v = x / (2 · 4.85) cut off at ±½: only multiplications and additions, as the
-// special-function unit's exponential and reciprocal take longer than the ten steps of P, which is fitted by
-// scripts/tools/fit_cuda_activations.py. Between -1 and 1 times ⅛ its terms do not cancel.
+// Φ(-|x|) = 2^Q(|x|). Down to -7, where it is 1.3e-12, the polynomial's relative error is 1.4e-5, a thirtieth
+// of what rounding to float16 may add; further down it falls faster than Φ. It is fitted by
+// scripts/tools/fit_cuda_activations.py.
 __device__ __forceinline__ float ds_gelu_fast(float x) {
-  constexpr float last = 4.85f;
-  const float v = __saturatef(fmaf(x, 1.f / (2.f * last), 0.5f)) - 0.5f;
-  const float w = fmaf(v, v, -0.125f);
-  float polynomial = 16911164.f;
-  polynomial = fmaf(polynomial, w, -6060309.f);
-  polynomial = fmaf(polynomial, w, 941053.188f);
-  polynomial = fmaf(polynomial, w, -156645.375f);
-  polynomial = fmaf(polynomial, w, 36384.6523f);
-  polynomial = fmaf(polynomial, w, -7219.26172f);
-  polynomial = fmaf(polynomial, w, 1232.19775f);
-  polynomial = fmaf(polynomial, w, -201.331299f);
-  polynomial = fmaf(polynomial, w, 32.6308594f);
-  polynomial = fmaf(polynomial, w, -5.61038637f);
-  polynomial = fmaf(polynomial, w, 1.41336155f);
-  return x * __saturatef(fmaf(v, polynomial, 0.5f));
+  const float a = fabsf(x);
+  float power = -1.58821808e-06f;
+  power = fmaf(power, a, 5.61533961e-05f);
+  power = fmaf(power, a, -0.000883215747f);
+  power = fmaf(power, a, 0.00830322038f);
+  power = fmaf(power, a, -0.0535013191f);
+  power = fmaf(power, a, -0.458964318f);
+  power = fmaf(power, a, -1.15103567f);
+  power = fmaf(power, a, -1.00001395f);
+  const float left = ds_exp2_fast(power);
+  return x * (x > 0.f ? 1.f - left : left);
 }
 
 // x / (1 + exp(-x)).

@@ -23,8 +23,8 @@ struct gated_activation_options {
   layout input_layout = layout::contiguous;
   layout output_layout = layout::contiguous; // contiguous at some address
   double width = 6.0;
-  double activation_error = 0.0; // allowed, relative to the gate: of 1 + erf where that cancels
-  double absolute_error = 0.0;   // allowed of the activation besides
+  // What the activation of a gate may be off by, beyond a few roundings.
+  double (*activation_error)(ds_activation_type, double gate) = nullptr;
 };
 
 struct gated_activation_case {
@@ -64,10 +64,10 @@ private:
         options.activation_type == DS_ACTIVATION_GATED_SILU ? silu_reference(gate) : gelu_reference(gate);
     // The gate's sum is rounded before the activation (whose slope is below 1.2); the activation itself and
     // the products are good to a few units.
-    const double arithmetic =
-        float32_rounding *
-            (1.2 * std::abs(value * gate) * (options.bias ? 1 : 0) + 12 * std::abs(value * activated)) +
-        options.activation_error * std::abs(value * gate) + options.absolute_error * std::abs(value);
+    double arithmetic = float32_rounding * (1.2 * std::abs(value * gate) * (options.bias ? 1 : 0) +
+                                            12 * std::abs(value * activated));
+    if (options.activation_error != nullptr)
+      arithmetic += options.activation_error(options.activation_type, gate) * std::abs(value);
     expect_near(dtype, output.at(row, col), value * activated, arithmetic, [&] {
       return name_of(options.input_layout) + " " + std::to_string(options.rows) + "x" +
              std::to_string(options.cols) + " (" + std::to_string(row) + ", " + std::to_string(col) +

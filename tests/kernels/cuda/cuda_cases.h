@@ -2,9 +2,9 @@
 #ifndef DS_TESTS_CUDA_CASES_H
 #define DS_TESTS_CUDA_CASES_H
 
+#include "activation_errors.h"
 #include "bias_add_case.h"
 #include "cuda_kernel_test.h"
-#include "gated_activation_case.h"
 #include "layer_norm_case.h"
 
 namespace ds_tests {
@@ -26,6 +26,7 @@ struct cuda_layer_norm_case : layer_norm_case {
 struct cuda_gated_activation_case : gated_activation_case {
   cuda_gated_activation_case(ds_dtype type, const gated_activation_options &chosen)
       : gated_activation_case(type, chosen), copies({&input, &bias, &output}) {
+    options.activation_error = type == DS_FLOAT32 ? float32_activation_error : fast_activation_error;
     params.input = copies.at(params.input);
     params.bias = copies.at(params.bias);
     params.output = copies.at(params.output);

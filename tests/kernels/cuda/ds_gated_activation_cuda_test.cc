@@ -16,12 +16,7 @@ protected:
     test->copies.fetch();
   }
 
-  // As in PyTorch, GELU's 1 + erf has the rounding of numbers around 1, however small it is. Results of 16
-  // bits are rounded far more coarsely than their activations are approximated.
-  void run_and_check(gated_activation_options options) {
-    const bool gelu = options.activation_type == DS_ACTIVATION_GATED_GELU;
-    if (gelu) options.activation_error = 3 * float32_rounding;
-    if (dtype != DS_FLOAT32) options.activation_error = 1e-6, options.absolute_error = gelu ? 6e-6 : 0.0;
+  void run_and_check(const gated_activation_options &options) {
     cuda_gated_activation_case test(dtype, options);
     run(&test);
     test.expect_result();

@@ -2,7 +2,7 @@
 #ifndef DS_TESTS_GATED_LINEAR_CASE_H
 #define DS_TESTS_GATED_LINEAR_CASE_H
 
-#include "gated_activation_case.h"
+#include "activation_errors.h"
 #include "special_linear_test.h"
 
 namespace ds_tests {
@@ -101,7 +101,7 @@ private:
     const double activated = silu ? silu_reference(gate.value) : gelu_reference(gate.value);
     // Slopes of the activations are below 1.2.
     const double activation_error =
-        (silu ? 1e-6 * std::abs(activated) : gelu_error(gate.value)) + 1.2 * gate.error;
+        fast_activation_error(options.activation_type, gate.value) + 1.2 * gate.error;
     const double arithmetic =
         value.error * std::abs(activated) + (std::abs(value.value) + value.error) * activation_error;
     expect_near(dtype, output.at(row, col), value.value * activated, arithmetic, [&] {
@@ -110,10 +110,6 @@ private:
              " (" + std::to_string(row) + ", " + std::to_string(col) + ") gate " + std::to_string(gate.value);
     });
   }
-
-public:
-  // What the kernel's GELU may be off by.
-  static double gelu_error(double x) { return 6e-6 + 1e-7 * std::abs(x); }
 };
 
 } // namespace ds_tests

@@ -114,8 +114,7 @@ private:
       const bool silu = options.gate == DS_ACTIVATION_GATED_SILU;
       const double activated = silu ? silu_reference(gate.value) : gelu_reference(gate.value);
       // Slopes of the activations are below 1.2.
-      const double activation_error =
-          (silu ? 1e-6 * std::abs(activated) : gated_linear_case::gelu_error(gate.value)) + 1.2 * gate.error;
+      const double activation_error = fast_activation_error(options.gate, gate.value) + 1.2 * gate.error;
       expected *= activated;
       arithmetic =
           value.error * std::abs(activated) + (std::abs(value.value) + value.error) * activation_error;
