@@ -1,4 +1,5 @@
 #include "ds_block.h"
+#include "ds_block_key.h"
 #include "ds_block_plan.h"
 #include "ds_run.h"
 
@@ -365,6 +366,27 @@ static ds_status run(const ds_block_call *call, void *output) {
   return feed_forward(call, own_matrix(call, DS_BLOCK_SUM1, channels), output);
 }
 
+// A planned call and where its result goes.
+typedef struct planned_call {
+  const ds_block_call *call;
+  void *output;
+} planned_call;
+
+static ds_status run_planned(void *argument) {
+  const planned_call *planned = argument;
+  return run(planned->call, planned->output);
+}
+
+static ds_status enqueue(const ds_block_call *call, const ds_tensor *output) {
+  const ds_services *services = call->services;
+  if (services->enqueue == NULL) return run(call, output->data);
+  planned_call planned = {call, output->data};
+  ds_block_key key;
+  ds_block_write_key(call, output, &key);
+  return services->enqueue(services->host, key.words, (size_t)key.count * sizeof *key.words, run_planned,
+                           &planned);
+}
+
 ds_status ds_block_forward(const ds_context *context, const ds_services *services,
                            const ds_block_arguments *arguments, const ds_tensor *output) {
   ds_block_call call = {.context = context, .services = services, .arguments = arguments};
@@ -374,5 +396,5 @@ ds_status ds_block_forward(const ds_context *context, const ds_services *service
   call.dtype = arguments->hidden_states->dtype;
   DS_CHECK(ds_tensor_rows("hidden_states", arguments->hidden_states, -1, &call.input));
   DS_CHECK(ds_block_plan(&call));
-  return run(&call, output->data);
+  return enqueue(&call, output);
 }

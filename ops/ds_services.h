@@ -46,6 +46,12 @@ typedef struct ds_services {
   // without. quantized_linear_serves does not look at the addresses of input, residual and output.
   int (*quantized_linear_serves)(void *host, const ds_quantized_linear_params *params);
   ds_status (*quantized_linear)(void *host, const ds_quantized_linear_params *params);
+
+  // Runs work(argument), which enqueues on the context's stream what the key's bytes decide, whatever the
+  // memory that they name holds. The host may keep what was enqueued and enqueue it again in place of work,
+  // when the key comes again. NULL: the operator runs its work itself.
+  ds_status (*enqueue)(void *host, const void *key, size_t key_bytes, ds_status (*work)(void *argument),
+                       void *argument);
 } ds_services;
 
 #ifdef __cplusplus

@@ -61,7 +61,7 @@ static ds_status from_module(const ds_aten_services *self, ds_status status) {
 static ds_status find_precision(ds_aten_services *self) {
   if (self->like.dtype != DS_FLOAT32 || self->precision_is_known) return DS_OK;
   DS_CHECK(ds_torch_cuda_allows_tf32(&self->allow_tf32));
-  self->precision_is_known = 1;
+  self->precision_is_known = self->asked_torch = 1;
   return DS_OK;
 }
 
@@ -189,6 +189,7 @@ static ds_status attention(void *host, const ds_attention_params *params, const 
   ds_aten_services *self = host;
   if (self->like.device_type == DS_CUDA && self->context->cuda->attention_serves(params))
     return attention_cuda(self, params, data);
+  self->asked_torch = 1;
   AtenTensorHandle query = NULL, key = NULL, value = NULL, result = NULL;
   attention_mask mask = {NULL, NULL};
   ds_status status =
@@ -209,7 +210,20 @@ static ds_status attention(void *host, const ds_attention_params *params, const 
   return status;
 }
 
-void ds_aten_services_begin(ds_aten_services *services, const ds_context *context, const char *op,
+// Work that torch had a part in is not recorded: its settings may change, and what it allocates is its own.
+static ds_status enqueue(void *host, const void *key, size_t key_bytes, ds_status (*work)(void *argument),
+                         void *argument) {
+  ds_aten_services *self = host;
+  ds_context *context = self->context;
+  ds_cuda_recording recording;
+  DS_CHECK(from_module(self, context->cuda->recording_begin(key, key_bytes, &context->stream, &recording)));
+  if (recording.state == DS_CUDA_WORK_DONE) return DS_OK;
+  const ds_status status = work(argument);
+  context->cuda->recording_end(&recording, status == DS_OK && !self->asked_torch, &context->stream);
+  return recording.state == DS_CUDA_WORK_DONE ? status : work(argument);
+}
+
+void ds_aten_services_begin(ds_aten_services *services, ds_context *context, const char *op,
                             const ds_tensor *like) {
   memset(services, 0, sizeof *services);
   const int on_cuda = like->device_type == DS_CUDA;
@@ -223,7 +237,8 @@ void ds_aten_services_begin(ds_aten_services *services, const ds_context *contex
                     .gated_linear_serves = on_cuda ? gated_linear_serves : NULL,
                     .gated_linear = on_cuda ? gated_linear : NULL,
                     .quantized_linear_serves = on_cuda ? quantized_linear_serves : NULL,
-                    .quantized_linear = on_cuda ? quantized_linear : NULL};
+                    .quantized_linear = on_cuda ? quantized_linear : NULL,
+                    .enqueue = on_cuda ? enqueue : NULL};
   services->context = context;
   services->op = op;
   services->like = *like;

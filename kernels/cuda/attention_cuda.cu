@@ -87,10 +87,14 @@ bool is_describable(const void *data, const int64_t *strides, int64_t tokens) {
 
 // Measured on an H200 against PyTorch's fastest (cuDNN): 1.2 to 1.7 times as fast for one block of keys, for
 // heads of 72 and more, and where few tiles make a short launch; 1.02 to 1.07 times for a number of tokens
-// that is no multiple of 128; 0.92 to 0.96 times for long regular ones.
-bool is_faster(const ds_attention_params &params, const ds_cuda_device &device) {
+// that is no multiple of 128; 0.92 to 0.96 times for long regular ones. There those are left to PyTorch that
+// take the GPU longer than the CPU, on which a call of PyTorch's attention takes 20 microseconds and keeps
+// the block from being launched as recorded.
+bool is_better(const ds_attention_params &params, const ds_cuda_device &device) {
+  constexpr int64_t most_scores = (int64_t)1 << 27;
   return params.key_tokens <= 80 || params.head_size >= 72 || params.query_tokens % 128 != 0 ||
-         tiles_of(params, 128) <= device.multiprocessors;
+         tiles_of(params, 128) <= device.multiprocessors ||
+         tiles_of(params, 1) <= most_scores / params.key_tokens;
 }
 
 } // namespace
@@ -105,7 +109,7 @@ int ds_attention_serves_cuda(const ds_attention_params *params) {
                           tiles_of(*params, 64) <= INT32_MAX / 2;
   ds_cuda_device device;
   return has_kernel && ds_cuda_current_device(&device) == DS_OK && device.code == DS_CUDA_CODE_90A &&
-         is_faster(*params, device) && ds_encode_tiled() != NULL;
+         is_better(*params, device) && ds_encode_tiled() != NULL;
 }
 
 ds_status ds_attention_cuda(const ds_attention_params *params, void *stream) {

@@ -1,5 +1,6 @@
 #include "ds_cuda_device.h"
 #include "ds_kernels_cuda.h"
+#include "recording_cuda.h"
 
 static const ds_cuda_module module = {
     .version = DS_CUDA_MODULE_VERSION,
@@ -14,6 +15,8 @@ static const ds_cuda_module module = {
 #undef DS_SET_LAUNCHER
         .linear_workspace_bytes = DS_LINEAR_WORKSPACE_BYTES,
     .linear = ds_linear_cuda,
+    .recording_begin = ds_recording_begin,
+    .recording_end = ds_recording_end,
 };
 
 const ds_cuda_module *ds_diffusers_cuda_module(void);

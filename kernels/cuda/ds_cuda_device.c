@@ -53,6 +53,14 @@ void ds_cuda_end_relaxed(enum cudaStreamCaptureMode previous) {
   cudaThreadExchangeStreamCaptureMode(&previous);
 }
 
+int ds_cuda_is_captured(cudaStream_t stream) {
+  enum cudaStreamCaptureStatus capture;
+  if (cudaStreamIsCapturing(stream, &capture) == cudaSuccess) return capture != cudaStreamCaptureStatusNone;
+  // So answers the default stream while a stream that it would wait for is captured.
+  cudaGetLastError();
+  return 1;
+}
+
 static ds_status ask(int index, ds_cuda_device *device) {
   static const char what[] = "loading the CUDA kernels";
   int major = 0;

@@ -49,6 +49,9 @@ cudaError_t ds_cuda_probe(ds_cuda_code *code);
 enum cudaStreamCaptureMode ds_cuda_begin_relaxed(void);
 void ds_cuda_end_relaxed(enum cudaStreamCaptureMode previous);
 
+// Whether `stream` is captured in a graph, so that work on it can be enqueued, but not waited for.
+int ds_cuda_is_captured(cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

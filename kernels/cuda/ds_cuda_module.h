@@ -15,10 +15,27 @@ extern "C" {
 
 // Changed whenever a parameter struct or a field's meaning changes; a kernel that is added shows in
 // struct_bytes. A main library takes only a module built from the same interface.
-#define DS_CUDA_MODULE_VERSION 5u
+#define DS_CUDA_MODULE_VERSION 6u
 
 #define DS_CUDA_MODULE_FILE "libds_diffusers_cuda.so"
 #define DS_CUDA_MODULE_SYMBOL "ds_diffusers_cuda_module"
+
+// How work that has a key is to be enqueued.
+typedef enum ds_cuda_recording_state {
+  DS_CUDA_WORK_DONE,    // it is: launched as it was recorded once
+  DS_CUDA_WORK_PLAIN,   // on the caller's stream
+  DS_CUDA_WORK_RECORDED // on a stream of the module's own, which is being captured
+} ds_cuda_recording_state;
+
+// From recording_begin to recording_end; callers read only the state.
+typedef struct ds_cuda_recording {
+  ds_cuda_recording_state state;
+  int watched; // the end tells whether work of this key may be recorded
+  const void *key;
+  size_t key_bytes;
+  void *stream;  // the caller's
+  void *capture; // the stream that is being captured
+} ds_cuda_recording;
 
 // Launches on `stream` (a cudaStream_t) of the current device, asynchronously, and returns at once, but for
 // the first `linear` of a kind: no synchronisation, no allocation, safe under CUDA-graph capture. All
@@ -51,6 +68,16 @@ typedef struct ds_cuda_module {
   // own; not while `stream` is captured, nor where the environment says DS_DIFFUSERS_LINEAR_TUNING=0.
   size_t linear_workspace_bytes;
   ds_status (*linear)(const ds_linear_params *params, void *stream);
+
+  // Around work that may come again. The key is all that decides what the work enqueues, the device too; a
+  // multiple of eight bytes. begin says how to enqueue it, and on which stream (*stream); nothing, and no
+  // end, follows where it is done. `replayable`, at the end: the work succeeded, and went to *stream alone.
+  // After the end *stream is the caller's again, and the work must be enqueued there where the state is
+  // DS_CUDA_WORK_PLAIN: it could not be recorded. DS_E_VALUE where the environment's DS_DIFFUSERS_RECORDING
+  // is neither 0, which turns recording off, nor 1.
+  ds_status (*recording_begin)(const void *key, size_t key_bytes, void **stream,
+                               ds_cuda_recording *recording);
+  void (*recording_end)(ds_cuda_recording *recording, int replayable, void **stream);
 } ds_cuda_module;
 
 typedef const ds_cuda_module *(*ds_cuda_module_fn)(void);

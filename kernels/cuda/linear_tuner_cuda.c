@@ -1,14 +1,10 @@
 #include "linear_tuner_cuda.h"
 #include "ds_cuda_device.h"
+#include "ds_environment.h"
 #include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
 
 ds_status ds_linear_tuning_wanted(int *wanted) {
-  const char *value = getenv(DS_LINEAR_TUNING_VARIABLE);
-  *wanted = value == NULL || *value == '\0' || strcmp(value, "1") == 0;
-  if (*wanted || strcmp(value, "0") == 0) return DS_OK;
-  return ds_error(DS_E_VALUE, DS_LINEAR_TUNING_VARIABLE " is '%s', must be 0 or 1", value);
+  return ds_read_switch(DS_LINEAR_TUNING_VARIABLE, wanted);
 }
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -66,11 +62,7 @@ void ds_linear_tuner_give(void) {
 }
 
 int ds_linear_tuner_is_captured(cudaStream_t stream) {
-  enum cudaStreamCaptureStatus capture;
-  if (cudaStreamIsCapturing(stream, &capture) == cudaSuccess) return capture != cudaStreamCaptureStatusNone;
-  // So answers the default stream while a stream that it would wait for is captured.
-  cudaGetLastError();
-  return 1;
+  return ds_cuda_is_captured(stream);
 }
 
 int ds_linear_tuner_mark(const ds_linear_tuner *tuner, int event) {

@@ -23,7 +23,8 @@ public:
              gates ? gated_linear_serves : nullptr,
              gates ? gated_linear : nullptr,
              quantized_linear_serves,
-             quantized_linear};
+             quantized_linear,
+             adds_residual ? run_at_once : nullptr};
   }
   plain_services(const plain_services &) = delete;
   plain_services &operator=(const plain_services &) = delete;
@@ -58,6 +59,11 @@ private:
   ds_status count() {
     if (++calls == fail_at) return ds_error(DS_E_SERVICE, "service call %d fails", calls);
     return DS_OK;
+  }
+
+  static ds_status run_at_once(void *host, const void *, size_t, ds_status (*work)(void *), void *argument) {
+    DS_CHECK(static_cast<plain_services *>(host)->count());
+    return work(argument);
   }
 
   static ds_status allocate(void *host, size_t bytes, void **memory) {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 extern int32_t ds_fake_must_fail(void);
+extern int32_t ds_fake_may_fail(void);
 extern void ds_fake_count_product(int32_t allow_tf32);
 
 // Exported by the module.
@@ -162,6 +163,29 @@ static ds_status attention(const ds_attention_params *params, void *stream) {
   return DS_OK;
 }
 
+// In turn: work that is enqueued, work that is recorded, and work of which recording fails. Not where a call
+// is to fail, as work that fails while it is recorded is tried once more.
+static ds_status recording_begin(const void *key, size_t key_bytes, void **stream,
+                                 ds_cuda_recording *recording) {
+  static int turn;
+  DS_CHECK(step());
+  turn = ds_fake_may_fail() ? 0 : (turn + 1) % 3;
+  *recording = (ds_cuda_recording){.state = turn == 0 ? DS_CUDA_WORK_PLAIN : DS_CUDA_WORK_RECORDED,
+                                   .watched = turn == 1,
+                                   .key = key,
+                                   .key_bytes = key_bytes,
+                                   .stream = *stream};
+  if (turn != 0) *stream = recording;
+  return DS_OK;
+}
+
+static void recording_end(ds_cuda_recording *recording, int replayable, void **stream) {
+  *stream = recording->stream;
+  recording->state = recording->state == DS_CUDA_WORK_RECORDED && !(replayable && recording->watched)
+                         ? DS_CUDA_WORK_PLAIN
+                         : DS_CUDA_WORK_DONE;
+}
+
 static const ds_cuda_module module = {.version = DS_CUDA_MODULE_VERSION,
                                       .struct_bytes = sizeof(ds_cuda_module),
                                       .architectures = "none",
@@ -170,6 +194,8 @@ static const ds_cuda_module module = {.version = DS_CUDA_MODULE_VERSION,
 #define DS_FAKE_LAUNCHER_FIELD(name) .name = name,
                                       DS_KERNELS(DS_FAKE_LAUNCHER_FIELD).linear_workspace_bytes = 256,
                                       .linear = linear,
+                                      .recording_begin = recording_begin,
+                                      .recording_end = recording_end,
                                       .attention_serves = attention_serves,
                                       .attention = attention,
                                       .gated_linear_serves = gated_linear_serves,

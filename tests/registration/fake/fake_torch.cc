@@ -399,6 +399,7 @@ AOTITorchError torch_delete_stable_ivalue(StableIValue *value) {
 // Called from the stand-ins for libtorch_cuda.so and the CUDA module.
 extern "C" {
 int32_t ds_fake_must_fail(void);
+int32_t ds_fake_may_fail(void);
 void ds_fake_count_guards(int32_t change);
 int32_t ds_fake_math_mode(void);
 void ds_fake_count_product(int32_t allow_tf32);
@@ -406,6 +407,10 @@ void ds_fake_count_product(int32_t allow_tf32);
 
 int32_t ds_fake_must_fail(void) {
   return must_fail() ? 1 : 0;
+}
+
+int32_t ds_fake_may_fail(void) {
+  return the().failing_step >= 0 ? 1 : 0;
 }
 
 void ds_fake_count_guards(int32_t change) {

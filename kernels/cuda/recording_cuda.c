@@ -1,0 +1,165 @@
+#include "recording_cuda.h"
+#include "ds_cuda_device.h"
+#include "ds_environment.h"
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+// The sight at which work is recorded. Recording takes as long as some calls do, which a key that comes twice
+// by chance would not make up for; and what the first call of a kind finds out is known by then.
+enum { RECORDED_SIGHT = 3 };
+
+typedef struct entry {
+  void *key;
+  size_t key_bytes;
+  uint64_t last_use; // 0: empty
+  int sights;
+  int closed;            // not to be recorded, or just being recorded
+  cudaGraphExec_t graph; // NULL: none yet
+} entry;
+
+static entry entries[DS_RECORDING_SETS][DS_RECORDING_WAYS];
+static uint64_t uses;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static entry *set_of(const void *key, size_t key_bytes) {
+  uint64_t hash = 0;
+  for (size_t i = 0; i + sizeof hash <= key_bytes; i += sizeof hash) {
+    uint64_t word;
+    memcpy(&word, (const char *)key + i, sizeof word);
+    // An odd multiplier spreads a word's low bits upwards, the shift brings them down again.
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+    hash ^= hash >> 32;
+  }
+  return entries[hash % DS_RECORDING_SETS];
+}
+
+static entry *find(entry *set, const void *key, size_t key_bytes) {
+  for (int i = 0; i < DS_RECORDING_WAYS; i++)
+    if (set[i].last_use != 0 && set[i].key_bytes == key_bytes && memcmp(set[i].key, key, key_bytes) == 0)
+      return &set[i];
+  return NULL;
+}
+
+// The driver lets a graph that is still running finish.
+static void drop_graph(entry *of) {
+  if (of->graph != NULL) cudaGraphExecDestroy(of->graph);
+  of->graph = NULL;
+}
+
+// The place of a key that has none yet; NULL where there is no memory for it.
+static entry *add(entry *set, const void *key, size_t key_bytes) {
+  void *copy = malloc(key_bytes);
+  if (copy == NULL) return NULL;
+  entry *place = set;
+  for (int i = 1; i < DS_RECORDING_WAYS; i++)
+    if (set[i].last_use < place->last_use) place = &set[i];
+  drop_graph(place);
+  free(place->key);
+  *place = (entry){.key = memcpy(copy, key, key_bytes), .key_bytes = key_bytes};
+  return place;
+}
+
+// A graph that cannot be launched is given up, and the work enqueued instead.
+static int launch(entry *of, void *stream) {
+  if (cudaGraphLaunch(of->graph, (cudaStream_t)stream) == cudaSuccess) return 1;
+  cudaGetLastError();
+  drop_graph(of);
+  of->closed = 1;
+  return 0;
+}
+
+// What to do with the work at this sight of its key. Sets the recording's key where the end has to know it.
+static ds_cuda_recording_state see(entry *set, int wanted, void *stream, ds_cuda_recording *recording) {
+  entry *found = find(set, recording->key, recording->key_bytes);
+  if (found == NULL) found = add(set, recording->key, recording->key_bytes);
+  if (found == NULL) return DS_CUDA_WORK_PLAIN;
+  found->last_use = ++uses;
+  if (found->graph != NULL && wanted && launch(found, stream)) return DS_CUDA_WORK_DONE;
+  if (found->closed || !wanted) return DS_CUDA_WORK_PLAIN;
+  recording->watched = 1;
+  if (++found->sights < RECORDED_SIGHT) return DS_CUDA_WORK_PLAIN;
+  found->closed = 1;
+  return DS_CUDA_WORK_RECORDED;
+}
+
+static int begin_capture(ds_cuda_recording *recording) {
+  cudaStream_t stream = NULL;
+  cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (error == cudaSuccess) error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed);
+  recording->capture = stream;
+  if (error == cudaSuccess) return 1;
+  cudaGetLastError();
+  if (stream != NULL) cudaStreamDestroy(stream);
+  return 0;
+}
+
+ds_status ds_recording_begin(const void *key, size_t key_bytes, void **stream, ds_cuda_recording *recording) {
+  int wanted;
+  *recording = (ds_cuda_recording){.state = DS_CUDA_WORK_PLAIN, .key = key, .key_bytes = key_bytes};
+  DS_CHECK(ds_read_switch(DS_RECORDING_VARIABLE, &wanted));
+  if (ds_cuda_is_captured((cudaStream_t)*stream)) return DS_OK;
+  // Another thread may be capturing, which would forbid what launching a graph for the first time takes.
+  const enum cudaStreamCaptureMode previous = ds_cuda_begin_relaxed();
+  pthread_mutex_lock(&mutex);
+  recording->state = see(set_of(key, key_bytes), wanted, *stream, recording);
+  pthread_mutex_unlock(&mutex);
+  if (recording->state == DS_CUDA_WORK_RECORDED) {
+    recording->stream = *stream;
+    if (begin_capture(recording))
+      *stream = recording->capture;
+    else
+      recording->state = DS_CUDA_WORK_PLAIN; // and its key stays closed
+  }
+  ds_cuda_end_relaxed(previous);
+  return DS_OK;
+}
+
+// NULL where the work could not be captured.
+static cudaGraphExec_t end_capture(const ds_cuda_recording *recording) {
+  cudaGraph_t graph = NULL;
+  cudaGraphExec_t executable = NULL;
+  cudaError_t error = cudaStreamEndCapture((cudaStream_t)recording->capture, &graph);
+  if (error == cudaSuccess) error = cudaGraphInstantiate(&executable, graph, 0);
+  if (error != cudaSuccess) cudaGetLastError();
+  if (graph != NULL) cudaGraphDestroy(graph);
+  cudaStreamDestroy((cudaStream_t)recording->capture);
+  return executable;
+}
+
+// Launches what was recorded, and keeps it where its key has not made place for another meanwhile.
+static int finish(const ds_cuda_recording *recording, int replayable) {
+  entry recorded = {.graph = end_capture(recording)};
+  if (!replayable) drop_graph(&recorded);
+  if (recorded.graph == NULL) return 0;
+  pthread_mutex_lock(&mutex);
+  entry *found = find(set_of(recording->key, recording->key_bytes), recording->key, recording->key_bytes);
+  if (found != NULL && found->graph == NULL)
+    found->graph = recorded.graph;
+  else
+    found = &recorded;
+  const int launched = launch(found, recording->stream);
+  if (found == &recorded) drop_graph(found);
+  pthread_mutex_unlock(&mutex);
+  return launched;
+}
+
+static void close_key(const ds_cuda_recording *recording) {
+  pthread_mutex_lock(&mutex);
+  entry *found = find(set_of(recording->key, recording->key_bytes), recording->key, recording->key_bytes);
+  if (found != NULL) found->closed = 1;
+  pthread_mutex_unlock(&mutex);
+}
+
+void ds_recording_end(ds_cuda_recording *recording, int replayable, void **stream) {
+  if (recording->state == DS_CUDA_WORK_RECORDED) {
+    const enum cudaStreamCaptureMode previous = ds_cuda_begin_relaxed();
+    *stream = recording->stream;
+    recording->state = finish(recording, replayable) ? DS_CUDA_WORK_DONE : DS_CUDA_WORK_PLAIN;
+    ds_cuda_end_relaxed(previous);
+  } else {
+    if (recording->watched && !replayable) close_key(recording);
+    recording->state = DS_CUDA_WORK_DONE;
+  }
+}
