@@ -1,5 +1,6 @@
 #include "ds_aten_services.h"
 #include "ds_aten.h"
+#include "ds_aten_linear.h"
 #include "ds_operator.h"
 #include "ds_torch_cuda.h"
 #include <string.h>
@@ -20,35 +21,9 @@ static ds_status allocate(void *host, size_t bytes, void **memory) {
   return DS_OK;
 }
 
-static ds_status matrix_view(const ds_aten_services *self, const void *data, int64_t rows, int64_t cols,
-                             int64_t row_stride, int64_t col_stride, AtenTensorHandle *view) {
-  const int64_t sizes[2] = {rows, cols}, strides[2] = {row_stride, col_stride};
-  return ds_torch_view(data, 2, sizes, strides, &self->like, view);
-}
-
-// ATen's functions that write to a given result, called below the dispatcher: its linear would allocate one.
 static ds_status linear_cpu(void *host, const ds_linear_params *params) {
   const ds_aten_services *self = host;
-  const int64_t one = 1;
-  AtenTensorHandle input = NULL, weight = NULL, bias = NULL, output = NULL;
-  ds_status status = matrix_view(self, params->input, params->rows, params->in_features,
-                                 params->input_row_stride, 1, &input);
-  if (status == DS_OK)
-    status = matrix_view(self, params->weight, params->in_features, params->out_features, 1,
-                         params->weight_row_stride, &weight);
-  if (status == DS_OK)
-    status = matrix_view(self, params->output, params->rows, params->out_features, params->output_row_stride,
-                         1, &output);
-  if (status == DS_OK && params->bias != NULL)
-    status = ds_torch_view(params->bias, 1, &params->out_features, &one, &self->like, &bias);
-  if (status == DS_OK)
-    status = bias == NULL ? DS_TORCH(aoti_torch_cpu_mm_out, (output, input, weight))
-                          : DS_TORCH(aoti_torch_cpu_addmm_out, (output, bias, input, weight, 1.0, 1.0));
-  ds_torch_release(&output);
-  ds_torch_release(&bias);
-  ds_torch_release(&weight);
-  ds_torch_release(&input);
-  return status;
+  return ds_aten_linear_cpu(self->context, params, &self->like);
 }
 
 // The module's message, after the operator's name.

@@ -54,6 +54,39 @@ ds_status ds_cpu_kernels_chosen(const ds_cpu_kernels **kernels) {
   return DS_OK;
 }
 
+#if defined(__x86_64__)
+// Bits of cpuid's leaf 7: EDX of its first part, EAX of its second.
+enum { AMX_BF16 = 1 << 22, AVX512_FP16 = 1 << 23, AVX512_BF16 = 1 << 5, AMX_FP16 = 1 << 21 };
+
+enum { KNOWN = 1, MULTIPLIES_BFLOAT16 = 2, MULTIPLIES_FLOAT16 = 4 };
+
+static int ask_for_products(void) {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0, first = 0, second = 0;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &first)) return KNOWN;
+  if (eax >= 1) __get_cpuid_count(7, 1, &second, &ebx, &ecx, &edx);
+  return KNOWN | ((first & AMX_BF16) != 0 || (second & AVX512_BF16) != 0 ? MULTIPLIES_BFLOAT16 : 0) |
+         ((first & AVX512_FP16) != 0 || (second & AMX_FP16) != 0 ? MULTIPLIES_FLOAT16 : 0);
+}
+
+int ds_cpu_multiplies(ds_dtype dtype) {
+  // Asking takes a virtual machine longer than a small product.
+  static _Atomic int known;
+  int products = atomic_load_explicit(&known, memory_order_relaxed);
+  if (products == 0) {
+    products = ask_for_products();
+    atomic_store_explicit(&known, products, memory_order_relaxed);
+  }
+  return dtype == DS_BFLOAT16  ? (products & MULTIPLIES_BFLOAT16) != 0
+         : dtype == DS_FLOAT16 ? (products & MULTIPLIES_FLOAT16) != 0
+                               : 1;
+}
+#else
+int ds_cpu_multiplies(ds_dtype dtype) {
+  (void)dtype;
+  return 1;
+}
+#endif
+
 #define DS_CPU_KERNEL_ENTRY(name)                                                                            \
   ds_status ds_##name##_cpu(const ds_##name##_params *params, ds_parallel_for_fn parallel_for) {             \
     const ds_cpu_kernels *kernels;                                                                           \

@@ -31,6 +31,10 @@ ds_status ds_cpu_kernels_for(const char *capability, const ds_cpu_kernels **kern
 // The same for the environment variable, read at the first call. From any thread.
 ds_status ds_cpu_kernels_chosen(const ds_cpu_kernels **kernels);
 
+// Whether this processor has instructions for matrix products of a 16-bit type (float32: it does). Of others
+// than x86 nothing is known, and it is taken to have them.
+int ds_cpu_multiplies(ds_dtype dtype);
+
 // Inside a source that is compiled for several levels: the level's own name of a function.
 #ifdef DS_CPU_CAPABILITY
 #  define DS_CPU_JOIN(name, capability) name##_##capability
