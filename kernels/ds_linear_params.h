@@ -11,7 +11,7 @@
 // rounded too. Each operand is row-major with its last dimension contiguous; row strides count elements. The
 // output overlaps no input. rows == 0 or out_features == 0 does nothing; in_features == 0 sums nothing.
 typedef struct ds_linear_params {
-  ds_dtype dtype; // of every operand
+  ds_dtype dtype; // of every operand but a quantised weight
   // float32 alone: whether a GPU may round input and weight to TF32 (8 bits of exponent, 10 of fraction)
   // before it multiplies. The caller of a kernel sets it; ops leaves it to the service.
   int allow_tf32;
@@ -22,6 +22,10 @@ typedef struct ds_linear_params {
   int64_t input_row_stride;
   const void *weight; // [out_features, in_features]
   int64_t weight_row_stride;
+  // Of a quantised weight, int8, which stands for weight[n, k] · scale[n, k / (in_features / groups)]; NULL:
+  // the weight is of dtype. Only for services that take quantised weights.
+  const float *scale;   // [out_features, groups], contiguous
+  int64_t groups;       // divides in_features
   const void *bias;     // [out_features], contiguous; NULL: none
   const void *residual; // [rows, out_features]; NULL: none
   int64_t residual_row_stride;

@@ -42,9 +42,10 @@ static const void *data_or_null(const ds_tensor *tensor) {
   return tensor == NULL ? NULL : tensor->data;
 }
 
-// output = input · weightᵀ + bias + residual; residual.data NULL: none. The weight is not quantised.
-static ds_status linear(const ds_block_call *call, int64_t rows, matrix input, projection weights,
-                        matrix residual, matrix output) {
+// output = input · weightᵀ + bias + residual; residual.data NULL: none. scale NULL: the weight is not
+// quantised.
+static ds_status scaled_linear(const ds_block_call *call, int64_t rows, matrix input, projection weights,
+                               const ds_tensor *scale, matrix residual, matrix output) {
   const size_t workspace_bytes = call->buffers[weights.workspace].bytes;
   const ds_tensor *weight = weights.weight;
   const int64_t in_features = weight->sizes[1];
@@ -57,6 +58,8 @@ static ds_status linear(const ds_block_call *call, int64_t rows, matrix input, p
       .input_row_stride = input.row_stride,
       .weight = weight->data,
       .weight_row_stride = weight->sizes[0] > 1 ? weight->strides[0] : in_features,
+      .scale = data_or_null(scale),
+      .groups = scale == NULL ? 0 : ds_block_groups(scale),
       .bias = data_or_null(weights.bias),
       .residual = residual.data,
       .residual_row_stride = residual.row_stride,
@@ -65,6 +68,11 @@ static ds_status linear(const ds_block_call *call, int64_t rows, matrix input, p
       .workspace = workspace_bytes == 0 ? NULL : ds_block_buffer_at(call, weights.workspace),
       .workspace_bytes = workspace_bytes};
   return rows == 0 ? DS_OK : call->services->linear(call->services->host, &params);
+}
+
+static ds_status linear(const ds_block_call *call, int64_t rows, matrix input, projection weights,
+                        matrix residual, matrix output) {
+  return scaled_linear(call, rows, input, weights, NULL, residual, output);
 }
 
 // output = layer_norm(input + bias + residual); sum, where not NULL, gets what is normalised.
@@ -239,12 +247,13 @@ static ds_status dequantize_whole(const ds_block_call *call, const ds_tensor *qu
   return dequantize(call, quantized, scale, 0, &weight);
 }
 
-// As `linear` for a weight that may be quantised, scale NULL: it is not. Of a quantised one, as many output
-// features at once as there is room for in the buffer `dequantized`.
+// As `linear` for a weight that may be quantised, scale NULL: it is not. One that the service does not take
+// is dequantised, as many output features at once as there is room for in the buffer `dequantized`.
 static ds_status feed_forward_linear(const ds_block_call *call, matrix input, projection weights,
                                      const ds_tensor *scale, ds_block_buffer dequantized, matrix residual,
                                      matrix output) {
-  if (scale == NULL) return linear(call, call->shape.rows, input, weights, residual, output);
+  if (scale == NULL || call->services->linear_takes_quantized)
+    return scaled_linear(call, call->shape.rows, input, weights, scale, residual, output);
   const ds_tensor *quantized = weights.weight;
   const int64_t in_features = quantized->sizes[1], step = ds_block_features_at_once(call, quantized);
   for (int64_t first = 0; first < weights.out_features; first += step) {

@@ -29,6 +29,7 @@ typedef struct ds_services {
   // More of a workspace than linear_workspace_bytes (0: any) would not be used.
   ds_status (*linear)(void *host, const ds_linear_params *params);
   int linear_adds_residual;
+  int linear_takes_quantized; // a quantised weight with its scale
   size_t linear_workspace_bytes;
 
   // Writes params->output and its address to *result; or, where the host has the result elsewhere, that

@@ -35,7 +35,7 @@ static ds_status multiply(const ds_linear_params *params, const ds_tensor *like)
   return status;
 }
 
-// Rows on their way between 16 bits and float32, the latter without gaps.
+// Rows on their way between their dtype and float32, the latter without gaps.
 typedef struct conversion {
   const ds_cpu_kernels *kernels;
   ds_dtype dtype;
@@ -102,17 +102,34 @@ static ds_status allocate(const ds_linear_params *params, const ds_tensor *like,
   return DS_OK;
 }
 
+static ds_status widen_weight(const ds_context *context, const ds_linear_params *params,
+                              const wide_operands *wide, int64_t first, int64_t count, conversion work) {
+  if (params->scale != NULL) {
+    const ds_dequantize_params quantized = {.dtype = DS_FLOAT32,
+                                            .rows = count,
+                                            .cols = params->in_features,
+                                            .weight = (const int8_t *)params->weight +
+                                                      first * params->weight_row_stride,
+                                            .weight_row_stride = params->weight_row_stride,
+                                            .scale = params->scale + first * params->groups,
+                                            .groups = params->groups,
+                                            .output = wide->weight};
+    return work.kernels->dequantize(&quantized, context->parallel_for);
+  }
+  work.cols = params->in_features;
+  work.narrow_step = params->weight_row_stride * (int64_t)ds_dtype_bytes(params->dtype);
+  work.narrow = (const char *)params->weight + first * work.narrow_step;
+  work.wide = wide->weight;
+  return convert(context, count, widen_rows, &work);
+}
+
 // Output features from `first` on, as many as are computed at once.
 static ds_status multiply_part(const ds_context *context, const ds_linear_params *params,
                                const wide_operands *wide, int64_t first, conversion work) {
   const int64_t bytes = (int64_t)ds_dtype_bytes(params->dtype);
   const int64_t count = smaller(wide->features_at_once, params->out_features - first);
   const ds_tensor like = {.dtype = DS_FLOAT32, .device_type = DS_CPU};
-  work.cols = params->in_features;
-  work.narrow_step = params->weight_row_stride * bytes;
-  work.narrow = (const char *)params->weight + first * work.narrow_step;
-  work.wide = wide->weight;
-  DS_CHECK(convert(context, count, widen_rows, &work));
+  DS_CHECK(widen_weight(context, params, wide, first, count, work));
   const ds_linear_params product = {.dtype = DS_FLOAT32,
                                     .rows = params->rows,
                                     .in_features = params->in_features,
@@ -148,16 +165,21 @@ static ds_status multiply_parts(const ds_context *context, const ds_linear_param
 }
 
 // A processor without products of 16 bits emulates them, at a third (bfloat16) to a tenth (float16) of
-// float32's speed; with few rows, widening the weight takes longer than that.
+// float32's speed.
+int ds_aten_linear_widens(ds_dtype dtype) {
+  return dtype == DS_FLOAT32 || !ds_cpu_multiplies(dtype);
+}
+
+// With few rows, widening a weight takes longer than emulating the product.
 static int is_better_widened(const ds_linear_params *params) {
   enum { FEWEST_ROWS = 16 };
   return params->dtype != DS_FLOAT32 && params->rows >= FEWEST_ROWS && params->in_features > 0 &&
-         !ds_cpu_multiplies(params->dtype);
+         ds_aten_linear_widens(params->dtype);
 }
 
 ds_status ds_aten_linear_cpu(const ds_context *context, const ds_linear_params *params,
                              const ds_tensor *like) {
-  if (!is_better_widened(params)) return multiply(params, like);
+  if (params->scale == NULL && !is_better_widened(params)) return multiply(params, like);
   wide_operands wide = {0};
   ds_status status = allocate(params, like, &wide);
   if (status == DS_OK) status = multiply_parts(context, params, &wide);

@@ -6,7 +6,12 @@
 #include "ds_linear_params.h"
 #include "ds_torch.h"
 
-// As ds_linear_params.h says, without a residual. `like`: dtype and device of the operands.
+// Whether products of a dtype are best computed in float32 of which each operand is a copy: for which a
+// quantised weight serves as well.
+int ds_aten_linear_widens(ds_dtype dtype);
+
+// As ds_linear_params.h says, without a residual; with a quantised weight where products are widened. `like`:
+// dtype and device of the operands.
 ds_status ds_aten_linear_cpu(const ds_context *context, const ds_linear_params *params,
                              const ds_tensor *like);
 

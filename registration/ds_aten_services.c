@@ -207,6 +207,7 @@ void ds_aten_services_begin(ds_aten_services *services, ds_context *context, con
                     .allocate = allocate,
                     .linear = on_cuda ? linear_cuda : linear_cpu,
                     .linear_adds_residual = on_cuda,
+                    .linear_takes_quantized = !on_cuda && ds_aten_linear_widens(like->dtype),
                     .linear_workspace_bytes = on_cuda ? context->cuda->linear_workspace_bytes : 0,
                     .attention = attention,
                     .gated_linear_serves = on_cuda ? gated_linear_serves : NULL,

@@ -91,7 +91,7 @@ bool is_describable(const void *data, const int64_t *strides, int64_t tokens) {
 // take the GPU longer than the CPU, on which a call of PyTorch's attention takes 20 microseconds and keeps
 // the block from being launched as recorded.
 bool is_better(const ds_attention_params &params, const ds_cuda_device &device) {
-  constexpr int64_t most_scores = (int64_t)1 << 27;
+  constexpr int64_t most_scores = (int64_t)1 << 26;
   return params.key_tokens <= 80 || params.head_size >= 72 || params.query_tokens % 128 != 0 ||
          tiles_of(params, 128) <= device.multiprocessors ||
          tiles_of(params, 1) <= most_scores / params.key_tokens;

@@ -191,9 +191,10 @@ static void plan_feed_forward(ds_block_call *call) {
   plan_buffer(call, DS_BLOCK_FF_GATED, shape->rows, shape->ff_inner, one_step ? FF_IN : GATE, FF_OUT);
   if (!call->services->linear_adds_residual && !call->ff_out_is_direct)
     plan_buffer(call, DS_BLOCK_FF_PRODUCT, shape->rows, shape->channels, FF_OUT, ADD);
-  if (!call->ff_in_is_direct)
+  const int taken = call->services->linear_takes_quantized;
+  if (!call->ff_in_is_direct && (call->gate_is_fused || !taken))
     plan_dequantized(call, DS_BLOCK_FF_IN_WEIGHT, arguments->ff_in_weight, arguments->ff_in_scale, FF_IN);
-  if (!call->ff_out_is_direct)
+  if (!call->ff_out_is_direct && !taken)
     plan_dequantized(call, DS_BLOCK_FF_OUT_WEIGHT, arguments->ff_out_weight, arguments->ff_out_scale, FF_OUT);
 }
 

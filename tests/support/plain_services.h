@@ -18,6 +18,7 @@ public:
              allocate,
              linear,
              adds_residual ? 1 : 0,
+             adds_residual ? 0 : 1,
              1 << 20,
              attention,
              gates ? gated_linear_serves : nullptr,
@@ -94,6 +95,18 @@ private:
     return all;
   }
 
+  static std::vector<std::vector<double>> weights_of(const ds_linear_params &p) {
+    if (p.scale == nullptr)
+      return read_rows(p.dtype, p.weight, p.out_features, p.weight_row_stride, p.in_features);
+    std::vector<std::vector<double>> weights(static_cast<size_t>(p.out_features));
+    for (int64_t out = 0; out < p.out_features; out++)
+      for (int64_t in = 0; in < p.in_features; in++)
+        weights[static_cast<size_t>(out)].push_back(
+            static_cast<const int8_t *>(p.weight)[out * p.weight_row_stride + in] *
+            static_cast<double>(p.scale[out * p.groups + in / (p.in_features / p.groups)]));
+    return weights;
+  }
+
   static ds_status linear(void *host, const ds_linear_params *p) {
     auto *self = static_cast<plain_services *>(host);
     DS_CHECK(self->count());
@@ -106,8 +119,9 @@ private:
     };
     if (p->workspace_bytes != 0)
       std::memset(p->workspace, 0xff, p->workspace_bytes); // it is the product's own
-    const auto weights =
-        read_rows(p->dtype, p->weight, p->out_features, p->weight_row_stride, p->in_features);
+    if (p->scale != nullptr && !self->table.linear_takes_quantized)
+      return ds_error(DS_E_VALUE, "a quantised weight was given to a service that takes none");
+    const auto weights = weights_of(*p);
     for (int64_t row = 0; row < p->rows; row++) {
       const std::vector<double> input =
           read_row(p->dtype, p->input, row * p->input_row_stride, p->in_features);
