@@ -1,5 +1,6 @@
 #include "cpu/ds_cpu_dispatch.h"
 #include <cstdlib>
+#include <fstream>
 #include <gtest/gtest.h>
 #include <string>
 
@@ -53,6 +54,23 @@ TEST(CpuDispatch, TheChoiceIsKept) {
   ASSERT_EQ(ds_cpu_kernels_chosen(&first), DS_OK);
   ASSERT_EQ(ds_cpu_kernels_chosen(&second), DS_OK);
   EXPECT_EQ(first, second);
+}
+
+// The kernel lists what the processor has and the system saves the registers of.
+TEST(CpuDispatch, KnowsWhichProductsTheProcessorHas) {
+  EXPECT_TRUE(ds_cpu_multiplies(DS_FLOAT32));
+#if defined(__x86_64__)
+  std::ifstream file("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(file, line) && line.rfind("flags", 0) != 0) {
+  }
+  if (line.empty()) GTEST_SKIP() << "/proc/cpuinfo has no flags";
+  const auto has = [&](const char *flag) {
+    return (line + " ").find(std::string(" ") + flag + " ") != line.npos;
+  };
+  EXPECT_EQ(ds_cpu_multiplies(DS_BFLOAT16) != 0, has("avx512_bf16") || has("amx_bf16"));
+  EXPECT_EQ(ds_cpu_multiplies(DS_FLOAT16) != 0, has("avx512_fp16") || has("amx_fp16"));
+#endif
 }
 
 // In a process of its own, since the choice is made once.
