@@ -128,13 +128,62 @@ static ds_status context_matrix(const attention *self, matrix normalised, matrix
   return DS_OK;
 }
 
-static ds_status project(const ds_block_call *call, const attention *self, query_key_value *result) {
+static int64_t key_rows_of(const ds_block_call *call, const attention *self) {
+  return call->shape.batch * self->shape->key_tokens;
+}
+
+// The keys or the values among those that are given, in a buffer of their own.
+static ds_status copy_part(const ds_block_call *call, const attention *self, matrix part,
+                           ds_block_buffer index, matrix *copy) {
+  const int64_t rows = key_rows_of(call, self), inner = self->shape->inner;
+  *copy = own_matrix(call, index, inner);
+  ds_rows source = ds_rows_contiguous(part.data, rows, inner);
+  source.strides[0] = part.row_stride;
+  // A sum of one term.
+  const ds_bias_add_params params = {.dtype = call->dtype,
+                                     .rows = rows,
+                                     .cols = inner,
+                                     .input = source,
+                                     .output = ds_rows_contiguous(copy->data, rows, inner)};
+  return ds_run_bias_add(call->context, call->device_type, &params);
+}
+
+// Keys and values that are given.
+static ds_status take_key_value(const ds_block_call *call, const attention *self, query_key_value *result) {
+  result->key = (matrix){call->key_value.data, call->key_value.strides[0]};
+  result->value = columns_from(call, result->key, self->shape->inner);
+  if (self->grouping == DS_PROJECT_QUERY_ALONE) return DS_OK;
+  DS_CHECK(copy_part(call, self, result->key, self->key, &result->key));
+  return copy_part(call, self, result->value, self->value, &result->value);
+}
+
+static ds_status project_key_value(const ds_block_call *call, const attention *self, matrix normalised,
+                                   query_key_value *result) {
   const ds_attention_arguments *weights = self->arguments;
-  const int64_t rows = call->shape.rows, key_rows = call->shape.batch * self->shape->key_tokens;
-  const int64_t inner = self->shape->inner;
-  const matrix none = {NULL, 0}, normalised = own_matrix(call, self->normalised, call->shape.channels);
+  const int64_t rows = key_rows_of(call, self), inner = self->shape->inner;
+  const matrix none = {NULL, 0};
   matrix source;
   DS_CHECK(context_matrix(self, normalised, &source));
+  if (self->grouping == DS_PROJECT_KEY_VALUE_TOGETHER) {
+    result->key = own_matrix(call, self->key, 2 * inner);
+    result->value = columns_from(call, result->key, inner);
+    return linear(call, rows, source,
+                  (projection){weights->k_weight, weights->k_bias, 2 * inner, self->workspace}, none,
+                  result->key);
+  }
+  result->key = own_matrix(call, self->key, inner);
+  result->value = own_matrix(call, self->value, inner);
+  DS_CHECK(linear(call, rows, source,
+                  (projection){weights->k_weight, weights->k_bias, inner, self->workspace}, none,
+                  result->key));
+  return linear(call, rows, source, (projection){weights->v_weight, weights->v_bias, inner, self->workspace},
+                none, result->value);
+}
+
+static ds_status project(const ds_block_call *call, const attention *self, query_key_value *result) {
+  const ds_attention_arguments *weights = self->arguments;
+  const int64_t rows = call->shape.rows, inner = self->shape->inner;
+  const matrix none = {NULL, 0}, normalised = own_matrix(call, self->normalised, call->shape.channels);
 
   if (self->grouping == DS_PROJECT_ALL_TOGETHER) {
     const matrix all = own_matrix(call, self->query, 3 * inner);
@@ -146,21 +195,8 @@ static ds_status project(const ds_block_call *call, const attention *self, query
   DS_CHECK(linear(call, rows, normalised,
                   (projection){weights->q_weight, weights->q_bias, inner, self->workspace}, none,
                   result->query));
-  if (self->grouping == DS_PROJECT_KEY_VALUE_TOGETHER) {
-    result->key = own_matrix(call, self->key, 2 * inner);
-    result->value = columns_from(call, result->key, inner);
-    return linear(call, key_rows, source,
-                  (projection){weights->k_weight, weights->k_bias, 2 * inner, self->workspace}, none,
-                  result->key);
-  }
-  result->key = own_matrix(call, self->key, inner);
-  result->value = own_matrix(call, self->value, inner);
-  DS_CHECK(linear(call, key_rows, source,
-                  (projection){weights->k_weight, weights->k_bias, inner, self->workspace}, none,
-                  result->key));
-  return linear(call, key_rows, source,
-                (projection){weights->v_weight, weights->v_bias, inner, self->workspace}, none,
-                result->value);
+  return weights->key_value == NULL ? project_key_value(call, self, normalised, result)
+                                    : take_key_value(call, self, result);
 }
 
 static void set_mask(ds_attention_params *params, const ds_tensor *mask) {
@@ -404,6 +440,8 @@ ds_status ds_block_forward(const ds_context *context, const ds_services *service
   call.device_type = arguments->hidden_states->device_type;
   call.dtype = arguments->hidden_states->dtype;
   DS_CHECK(ds_tensor_rows("hidden_states", arguments->hidden_states, -1, &call.input));
+  if (arguments->attn2.key_value != NULL)
+    DS_CHECK(ds_tensor_rows("attn2_key_value", arguments->attn2.key_value, -1, &call.key_value));
   DS_CHECK(ds_block_plan(&call));
   return enqueue(&call, output);
 }

@@ -5,7 +5,7 @@
 //   n3 = layer_norm(s2);  y = s2 + ff_out(gated_activation(ff_in(n3)))
 //
 //   attention(q, c) = out(softmax(Q · Kᵀ / √head_size + mask) · V) for each head,
-//   with Q = q·Wqᵀ + bq, K = c·Wkᵀ + bk, V = c·Wvᵀ + bv
+//   with Q = q·Wqᵀ + bq, K = c·Wkᵀ + bk, V = c·Wvᵀ + bv, or K and V as they are given (attn2.key_value)
 //
 // Source of the data flow: diffusers' BasicTransformerBlock.forward with AttnProcessor2_0, in evaluation
 // mode.
@@ -25,6 +25,9 @@ typedef struct ds_attention_arguments {
   const ds_tensor
       *context;          // [B, T, K]: keys and values come from it; NULL: from the normalised hidden states
   const ds_tensor *mask; // [B|1, S|1, T] or [B|1, heads|1, S|1, T], added to the scores; NULL: none
+  // [B, T, 2·I]: in each row the keys of all heads, then the values, as they are projected; context, k and v
+  // are NULL then. Of attn2 alone, NULL in attn1.
+  const ds_tensor *key_value;
   const ds_tensor *q_weight; // [I, C]
   const ds_tensor *q_bias;   // [I]; NULL: none
   const ds_tensor *k_weight; // [I, K]; K is C without a context
@@ -37,8 +40,8 @@ typedef struct ds_attention_arguments {
 } ds_attention_arguments;
 
 // All of one device, and, but for quantised weights and their scales, of one dtype. Vectors are contiguous;
-// matrices and contexts have rows at one stride with a contiguous last dimension; hidden_states and masks may
-// have any strides.
+// matrices, contexts and key_value have rows at one stride with a contiguous last dimension; hidden_states
+// and masks may have any strides.
 //
 // A feed-forward weight W [N, K] may be quantised: int8, with a scale in float32, contiguous, of [N] or of
 // [N, G] where G divides K. It stands for W[n, k] · scale[n, k / (K / G)]; a scale that is not finite leaves

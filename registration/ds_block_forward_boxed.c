@@ -16,13 +16,14 @@ typedef struct block_forward_arguments {
 #define CONTIGUOUS .layout = DS_LAYOUT_CONTIGUOUS
 
 // An attention's context and mask come before its weights; attn2's are left out, all of them, where there is
-// no second attention.
+// no second attention. Its keys and values, where they are given, stand for its context and their weights.
 static const ds_argument arguments[] = {
     {FIELD("hidden_states", block.hidden_states), REQUIRED, .layout = DS_LAYOUT_ROWS},
     {FIELD("attn1_context", block.attn1.context), OPTIONAL, MATRIX},
     {FIELD("attn1_mask", block.attn1.mask), OPTIONAL},
     {FIELD("attn2_context", block.attn2.context), OPTIONAL, MATRIX},
     {FIELD("attn2_mask", block.attn2.mask), OPTIONAL},
+    {FIELD("attn2_key_value", block.attn2.key_value), OPTIONAL, MATRIX},
     {FIELD("norm1_weight", block.norm1_weight), OPTIONAL, CONTIGUOUS},
     {FIELD("norm1_bias", block.norm1_bias), OPTIONAL, CONTIGUOUS},
     {FIELD("attn1_q_weight", block.attn1.q_weight), REQUIRED, MATRIX},
@@ -60,6 +61,7 @@ static ds_status run(ds_call *call) {
   ds_call_arguments(call, &a);
   a.block.attn1.heads = a.heads;
   a.block.attn2.heads = a.heads;
+  a.block.attn1.key_value = NULL; // not an argument of the operator
   DS_CHECK(ds_call_new_result(call, 0, a.block.hidden_states->rank, a.block.hidden_states->sizes));
   ds_aten_services services;
   ds_aten_services_begin(&services, &call->context, call->definition->name, a.block.hidden_states);

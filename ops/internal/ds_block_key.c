@@ -26,10 +26,10 @@ static void add_attention(ds_block_key *key, const ds_attention_arguments *atten
 
 void ds_block_write_key(const ds_block_call *call, const ds_tensor *output, ds_block_key *key) {
   const ds_block_arguments *a = call->arguments;
-  const ds_tensor *const tensors[] = {a->hidden_states, a->norm1_weight, a->norm1_bias,    a->norm2_weight,
-                                      a->norm2_bias,    a->norm3_weight, a->norm3_bias,    a->ff_in_weight,
-                                      a->ff_in_scale,   a->ff_in_bias,   a->ff_out_weight, a->ff_out_scale,
-                                      a->ff_out_bias,   output};
+  const ds_tensor *const tensors[] = {
+      a->hidden_states, a->norm1_weight, a->norm1_bias,   a->norm2_weight,    a->norm2_bias,
+      a->norm3_weight,  a->norm3_bias,   a->ff_in_weight, a->ff_in_scale,     a->ff_in_bias,
+      a->ff_out_weight, a->ff_out_scale, a->ff_out_bias,  a->attn2.key_value, output};
   uint64_t epsilon;
   memcpy(&epsilon, &a->norm_epsilon, sizeof epsilon);
   key->count = 0;

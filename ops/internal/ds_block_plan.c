@@ -11,12 +11,29 @@ static int follows(const ds_tensor *first, const ds_tensor *second) {
          (const char *)first->data + bytes == (const char *)second->data;
 }
 
-static ds_projection_grouping group_projections(const ds_attention_arguments *attention,
-                                                const ds_attention_shape *shape, ds_dtype dtype) {
-  // In a common product the keys begin behind the queries of the same row: attention kernels read them in
-  // vectors.
-  enum { VECTOR_BYTES = 16 };
-  if (shape->inner * (int64_t)ds_dtype_bytes(dtype) % VECTOR_BYTES != 0) return DS_PROJECT_SEPARATELY;
+// Attention kernels read keys and values in vectors.
+enum { VECTOR_BYTES = 16 };
+
+// Whether so many elements are whole vectors.
+static int is_whole_vectors(int64_t elements, ds_dtype dtype) {
+  return elements * (int64_t)ds_dtype_bytes(dtype) % VECTOR_BYTES == 0;
+}
+
+// Of keys and values that are given.
+static ds_projection_grouping group_given(const ds_block_call *call, const ds_attention_shape *shape) {
+  const ds_rows *given = &call->key_value;
+  const int is_readable = (uintptr_t)given->data % VECTOR_BYTES == 0 &&
+                          is_whole_vectors(shape->inner, call->dtype) &&
+                          is_whole_vectors(given->strides[0], call->dtype);
+  return is_readable ? DS_PROJECT_QUERY_ALONE : DS_PROJECT_QUERY_AND_COPY;
+}
+
+static ds_projection_grouping group_projections(const ds_block_call *call,
+                                                const ds_attention_arguments *attention,
+                                                const ds_attention_shape *shape) {
+  if (attention->key_value != NULL) return group_given(call, shape);
+  // In a common product the keys begin behind the queries of the same row.
+  if (!is_whole_vectors(shape->inner, call->dtype)) return DS_PROJECT_SEPARATELY;
   if (!follows(attention->k_weight, attention->v_weight) || !follows(attention->k_bias, attention->v_bias))
     return DS_PROJECT_SEPARATELY;
   const int query_key = attention->context == NULL && follows(attention->q_weight, attention->k_weight) &&
@@ -76,7 +93,11 @@ static void plan_projections(ds_block_call *call, const ds_attention_shape *atte
     plan_buffer(call, query, rows, attention->inner, first, last);
     plan_buffer(call, query + 1, key_rows, 2 * attention->inner, first, last);
     break;
+  case DS_PROJECT_QUERY_ALONE:
+    plan_buffer(call, query, rows, attention->inner, first, last);
+    break;
   case DS_PROJECT_SEPARATELY:
+  case DS_PROJECT_QUERY_AND_COPY:
     for (int i = 0; i < 3; i++)
       plan_buffer(call, query + i, i == 0 ? rows : key_rows, attention->inner, first, last);
     break;
@@ -203,8 +224,8 @@ ds_status ds_block_plan(ds_block_call *call) {
   const ds_block_arguments *arguments = call->arguments;
   const int64_t rows = shape->rows, channels = shape->channels;
   const int bare_products = !call->services->linear_adds_residual;
-  call->grouping1 = group_projections(&arguments->attn1, &shape->attn1, call->dtype);
-  call->grouping2 = group_projections(&arguments->attn2, &shape->attn2, call->dtype);
+  call->grouping1 = group_projections(call, &arguments->attn1, &shape->attn1);
+  call->grouping2 = group_projections(call, &arguments->attn2, &shape->attn2);
 
   if (!ds_block_input_is_regular(call)) plan_buffer(call, DS_BLOCK_INPUT_COPY, rows, channels, NORM1, NORM2);
   plan_buffer(call, DS_BLOCK_NORMALISED1, rows, channels, NORM1, PROJECT1);

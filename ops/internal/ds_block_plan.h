@@ -42,11 +42,14 @@ typedef enum ds_block_buffer {
 } ds_block_buffer;
 
 // How the three projections of an attention are grouped into products: those whose weights (and biases) lie
-// one behind the other in memory, and which read the same input, are one.
+// one behind the other in memory, and which read the same input, are one. Where keys and values are given,
+// the query is projected alone, and they are read where they are, or copied to buffers of their own.
 typedef enum ds_projection_grouping {
   DS_PROJECT_SEPARATELY,
   DS_PROJECT_KEY_VALUE_TOGETHER,
-  DS_PROJECT_ALL_TOGETHER
+  DS_PROJECT_ALL_TOGETHER,
+  DS_PROJECT_QUERY_ALONE,
+  DS_PROJECT_QUERY_AND_COPY
 } ds_projection_grouping;
 
 typedef struct ds_block_call {
@@ -54,7 +57,8 @@ typedef struct ds_block_call {
   const ds_services *services;
   const ds_block_arguments *arguments;
   ds_block_shape shape;
-  ds_rows input; // hidden_states
+  ds_rows input;     // hidden_states
+  ds_rows key_value; // attn2's keys and values, where they are given
   ds_device_type device_type;
   ds_dtype dtype;
   ds_projection_grouping grouping1;

@@ -58,6 +58,19 @@ static ds_status check_norm(const char *name, const ds_tensor *weight, const ds_
                                   hidden_states);
 }
 
+// [B, …, …] with rows at one stride.
+static ds_status check_regular_rows(const char *name, const ds_tensor *tensor) {
+  if (ds_tensor_numel(tensor) == 0) return DS_OK;
+  ds_rows rows;
+  DS_CHECK(ds_tensor_rows(name, tensor, -1, &rows));
+  if (rows.dims != 1 || rows.col_stride != 1)
+    return ds_error(DS_E_STRIDE,
+                    "%s: %s has irregular strides, must have its rows at one stride and a contiguous "
+                    "last dimension",
+                    op, name);
+  return DS_OK;
+}
+
 static ds_status check_context(const char *attention, const ds_tensor *context,
                                const ds_tensor *hidden_states, ds_attention_shape *shape) {
   shape->key_tokens = hidden_states->sizes[1];
@@ -70,15 +83,36 @@ static ds_status check_context(const char *attention, const ds_tensor *context,
                           hidden_states->sizes[0]);
   shape->key_tokens = context->sizes[1];
   shape->context_features = context->sizes[2];
-  if (ds_tensor_numel(context) == 0) return DS_OK;
-  ds_rows rows;
-  DS_CHECK(ds_tensor_rows(name.text, context, -1, &rows));
-  if (rows.dims != 1 || rows.col_stride != 1)
-    return ds_error(DS_E_STRIDE,
-                    "%s: %s has irregular strides, must have its rows at one stride and a contiguous "
-                    "last dimension",
-                    op, name.text);
-  return DS_OK;
+  return check_regular_rows(name.text, context);
+}
+
+// Keys and values that are given leave nothing to project, and nothing to project it with: what would be
+// dropped without a word is refused.
+static ds_status check_key_value(const char *attention, const ds_attention_arguments *arguments,
+                                 const ds_tensor *hidden_states, ds_attention_shape *shape) {
+  const ds_tensor *key_value = arguments->key_value;
+  const argument_name name = name_of(attention, "key_value");
+  const struct {
+    const char *name;
+    const ds_tensor *tensor;
+  } replaced[] = {{"context", arguments->context},
+                  {"k_weight", arguments->k_weight},
+                  {"k_bias", arguments->k_bias},
+                  {"v_weight", arguments->v_weight},
+                  {"v_bias", arguments->v_bias}};
+  for (size_t i = 0; i < sizeof replaced / sizeof *replaced; i++)
+    if (replaced[i].tensor != NULL)
+      return ds_error(DS_E_NULL, "%s: %s is given, must be None where %s is given", op,
+                      name_of(attention, replaced[i].name).text, name.text);
+  DS_CHECK(ds_check_alike(op, name.text, key_value, "hidden_states", hidden_states));
+  const int64_t batch = hidden_states->sizes[0], cols = 2 * shape->inner;
+  if (key_value->rank != 3 || key_value->sizes[0] != batch || key_value->sizes[2] != cols)
+    return ds_shape_error(op, name.text, key_value,
+                          "[%" PRId64 ", T, %" PRId64
+                          "], with hidden_states' first dimension and twice the rows of q_weight",
+                          batch, cols);
+  shape->key_tokens = key_value->sizes[1];
+  return check_regular_rows(name.text, key_value);
 }
 
 static int is_one_or(int64_t size, int64_t full) {
@@ -111,8 +145,10 @@ static ds_status check_projections(const char *attention, const ds_attention_arg
                         hidden_states))
 #define DS_CHECK_BIAS(argument, size)                                                                        \
   DS_CHECK(check_optional_bias(name_of(attention, #argument).text, arguments->argument, size, hidden_states))
-  DS_CHECK_MATRIX(k_weight, shape->inner, shape->context_features, from_context);
-  DS_CHECK_MATRIX(v_weight, shape->inner, shape->context_features, from_context);
+  if (arguments->key_value == NULL) {
+    DS_CHECK_MATRIX(k_weight, shape->inner, shape->context_features, from_context);
+    DS_CHECK_MATRIX(v_weight, shape->inner, shape->context_features, from_context);
+  }
   DS_CHECK_MATRIX(out_weight, channels, shape->inner, "[channels of hidden_states, rows of q_weight]");
   DS_CHECK_BIAS(q_bias, shape->inner);
   DS_CHECK_BIAS(k_bias, shape->inner);
@@ -136,6 +172,7 @@ static ds_status check_attention(const char *attention, const ds_attention_argum
     return ds_error(DS_E_VALUE,
                     "%s: heads is %" PRId64 ", must be a divisor of %" PRId64 ", the number of rows of %s",
                     op, shape->heads, shape->inner, q_weight.text);
+  if (arguments->key_value != NULL) DS_CHECK(check_key_value(attention, arguments, hidden_states, shape));
   DS_CHECK(check_projections(attention, arguments, hidden_states, shape));
   return check_mask(attention, arguments->mask, hidden_states, shape);
 }
@@ -146,12 +183,12 @@ static ds_status check_no_second_attention(const ds_block_arguments *arguments) 
   const struct {
     const char *name;
     const ds_tensor *tensor;
-  } given[] = {{"attn2_context", attn2->context},    {"attn2_mask", attn2->mask},
-               {"attn2_q_bias", attn2->q_bias},      {"attn2_k_weight", attn2->k_weight},
-               {"attn2_k_bias", attn2->k_bias},      {"attn2_v_weight", attn2->v_weight},
-               {"attn2_v_bias", attn2->v_bias},      {"attn2_out_weight", attn2->out_weight},
-               {"attn2_out_bias", attn2->out_bias},  {"norm2_weight", arguments->norm2_weight},
-               {"norm2_bias", arguments->norm2_bias}};
+  } given[] = {{"attn2_context", attn2->context},         {"attn2_mask", attn2->mask},
+               {"attn2_key_value", attn2->key_value},     {"attn2_q_bias", attn2->q_bias},
+               {"attn2_k_weight", attn2->k_weight},       {"attn2_k_bias", attn2->k_bias},
+               {"attn2_v_weight", attn2->v_weight},       {"attn2_v_bias", attn2->v_bias},
+               {"attn2_out_weight", attn2->out_weight},   {"attn2_out_bias", attn2->out_bias},
+               {"norm2_weight", arguments->norm2_weight}, {"norm2_bias", arguments->norm2_bias}};
   for (size_t i = 0; i < sizeof given / sizeof *given; i++)
     if (given[i].tensor != NULL)
       return ds_error(DS_E_NULL, "%s: %s is given, must be None where attn2_q_weight is None", op,
@@ -217,6 +254,8 @@ ds_status ds_block_check(const ds_context *context, const ds_block_arguments *ar
                             .tokens = x->sizes[1],
                             .rows = x->sizes[0] * x->sizes[1],
                             .channels = x->sizes[2]};
+  if (arguments->attn1.key_value != NULL)
+    return ds_error(DS_E_NULL, "%s: attn1_key_value is given, must be None", op);
   DS_CHECK(check_norm("norm1", arguments->norm1_weight, arguments->norm1_bias, x));
   DS_CHECK(check_attention("attn1", &arguments->attn1, x, &shape->attn1));
   DS_CHECK(check_norm("norm2", arguments->norm2_weight, arguments->norm2_bias, x));

@@ -9,7 +9,7 @@ typedef struct ds_attention_shape {
   int64_t heads;
   int64_t inner;            // heads · head_size
   int64_t key_tokens;       // of each batch entry
-  int64_t context_features; // columns of what keys and values are projected from
+  int64_t context_features; // columns of what keys and values are projected from, if they are
 } ds_attention_shape;
 
 typedef struct ds_block_shape {

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
+from torch.nn import functional
 
 import ds_diffusers
 from ds_diffusers.block_modules import ACTIVATION_TYPES, block_modules, block_parameters
@@ -83,6 +84,19 @@ def operator_arguments(patched: nn.Module, context: Tensor) -> dict[str, Tensor 
         "activation_type": ACTIVATION_TYPES[type(modules["ff.net.0"])],
         "norm_epsilon": modules["norm1"].eps,
     }
+
+
+def kept_arguments(patched: nn.Module, context: Tensor) -> dict[str, Tensor | int | float]:
+    """The same at a later call inside of ds_diffusers.keep_prompt."""
+    arguments = operator_arguments(patched, context)
+    del arguments["attn2_context"]
+    projections = [
+        functional.linear(
+            context, arguments.pop(f"attn2_{part}_weight"), arguments.pop(f"attn2_{part}_bias", None)
+        )
+        for part in "kv"
+    ]
+    return arguments | {"attn2_key_value": torch.cat(projections, dim=-1)}
 
 
 def require_fused(model: nn.Module) -> None:

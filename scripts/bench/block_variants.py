@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import ds_diffusers
 
-from .block_sets import BlockSet, operator_arguments, require_fused
+from .block_sets import BlockSet, kept_arguments, operator_arguments, require_fused
 from .block_shapes import BlockShape
 from .compiling import MODES, compiled
 from .hand_composed import compiled_pieces, hand_composed
@@ -21,7 +21,8 @@ from .timing import Call
 
 OURS, OPERATOR, EAGER, HAND, CHAIN = "ours", "ours, operator alone", "eager", "hand-composed", "chain"
 INT8 = "int8"  # ours with the feed-forward's weights quantised; its error is that of the quantisation
-PEERS = (EAGER, *MODES, HAND, INT8)
+KEPT_PROMPT = "kept-prompt"  # our operator, given the keys and values of cross-attention
+PEERS = (EAGER, *MODES, HAND, INT8, KEPT_PROMPT)
 DEFAULT_PEERS = (EAGER, "compile", HAND)
 
 
@@ -56,6 +57,8 @@ def variant_makers(
             makers[name] = partial(_hand_composed, shape, sets, backends)
         elif name == INT8:
             makers[name] = partial(_quantized, sets)
+        elif name == KEPT_PROMPT:
+            makers[name] = partial(_with_kept_prompt, sets)
         else:
             makers[name] = partial(_compiled, name, sets)
     return makers
@@ -87,6 +90,14 @@ def _quantized(sets: Sequence[BlockSet]) -> Variant:
         require_fused(block)
         calls.append(partial(run_block, block, each.hidden_states, each.context))
     return Variant(INT8, calls)
+
+
+def _with_kept_prompt(sets: Sequence[BlockSet]) -> Variant:
+    operator = torch.ops.ds_diffusers.block_forward
+    calls = [
+        partial(operator, each.hidden_states, **kept_arguments(each.patched, each.context)) for each in sets
+    ]
+    return Variant(KEPT_PROMPT, calls)
 
 
 def _compiled(name: str, sets: Sequence[BlockSet]) -> Variant:

@@ -40,7 +40,7 @@ class Key(NamedTuple):
     @property
     def ours(self) -> bool:
         """Whether the variant runs this project's operators."""
-        return self.variant.startswith("ours") or self.variant in ("int8", *overhead.OURS)
+        return self.variant.startswith("ours") or self.variant in ("int8", "kept-prompt", *overhead.OURS)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ COLOURS = {
     "reduce-overhead": "tab:brown",
     "hand-composed": "tab:olive",
     "int8": "tab:purple",
+    "kept-prompt": "tab:pink",
 }
 LIMIT = "0.35"  # grey of floors and of the rates of large copies and products
 

@@ -85,7 +85,7 @@ class BasicTransformerBlock(OriginalBlock):
         if found is not None:
             calls.note_fused()
             with calls.layout.in_use(found[0], calls.fused):
-                return _call_operator(hidden_states, *found)
+                return _call_with_prompt(self, calls, hidden_states, encoder_hidden_states, *found)
         call = Call(*arguments)
         whole_call_obstacle = reason if obstacle is None else None
         obstacle_in_call, obstacle, segments = segments_look(self, call)
@@ -127,7 +127,7 @@ def _quick_call(
         return None
     calls.layout.note_capture()
     try:
-        result = _call_operator(hidden_states, *found)
+        result = _call_with_prompt(block, calls, hidden_states, encoder_hidden_states, *found)
     except RuntimeError:
         # The full look finds out whether the call is wrong, or the block must run as diffusers' own.
         return None
@@ -218,6 +218,21 @@ def _operator_arguments(
     arguments["activation_type"] = ACTIVATION_TYPES[type(modules["ff.net.0"])]
     arguments["norm_epsilon"] = modules["norm1"].eps
     return arguments
+
+
+def _call_with_prompt(
+    block: nn.Module,
+    calls: Calls,
+    hidden_states: Tensor,
+    encoder_hidden_states: Tensor | None,
+    arguments: Arguments,
+    adapters: Adapters,
+) -> Tensor:
+    """With keys and values of the prompt that are kept, inside of `keep_prompt`."""
+    prompts = calls.prompts
+    if prompts is not None:
+        prompts.insert(block, arguments, encoder_hidden_states)
+    return _call_operator(hidden_states, arguments, adapters)
 
 
 def _call_operator(hidden_states: Tensor, arguments: Arguments, adapters: Adapters) -> Tensor:

@@ -1,4 +1,5 @@
-"""What is known of patched blocks: what they did at their eager calls, and where their weights lie.
+"""What is known of patched blocks: what they did at their eager calls, where their weights lie, and what is
+kept of their prompts.
 
 Kept beside the modules and not in them: nothing of it is copied, pickled, or seen in a state_dict.
 """
@@ -7,10 +8,14 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from .layout import Layout
+
+if TYPE_CHECKING:
+    from .prompts import KeptPrompts
 
 
 @dataclass
@@ -20,6 +25,7 @@ class Calls:
     `fused`, `segmented`, `original`: number of its eager calls on each path. `last_obstacle`,
     `last_segments_obstacle`: what in the last call's arguments or in PyTorch's state kept it from running as
     one operator, or in segments; None where nothing did, or where the block's modules already did.
+    `prompts`: None outside of `keep_prompt`.
     """
 
     fused: int = 0
@@ -28,6 +34,7 @@ class Calls:
     last_obstacle: str | None = None
     last_segments_obstacle: str | None = None
     layout: Layout = field(default_factory=Layout)
+    prompts: KeptPrompts | None = None
 
     def note_fused(self) -> None:
         """Counts a call that ran as one operator."""

@@ -81,7 +81,7 @@ class Layout:
         with _lock:
             if arguments is not None:
                 self._place(arguments, calls)
-            self._captured = self._captured or _is_captured()
+            self._captured = self._captured or is_captured()
             self._users += 1
         try:
             yield
@@ -92,7 +92,7 @@ class Layout:
     def note_capture(self) -> None:
         """To be called in each call that in_use does not cover: a CUDA graph that is being captured will read
         the weights where they are."""
-        if _is_captured():
+        if is_captured():
             with _lock:
                 self._captured = True
 
@@ -106,7 +106,7 @@ class Layout:
             self._settled = None
 
     def _place(self, arguments: Mapping[str, Tensor], calls: int) -> None:
-        if self._users > 0 or _is_recorded() or _is_captured():
+        if self._users > 0 or is_recorded() or is_captured():
             return
         weights = [arguments[name] for name in _GROUPED_ARGUMENTS if name in arguments]
         if not all(type(weight) is nn.Parameter and weight.layout == torch.strided for weight in weights):
@@ -190,7 +190,7 @@ def _is_aliased(group: Sequence[Tensor]) -> bool:
     )
 
 
-def _is_recorded() -> bool:
+def is_recorded() -> bool:
     """Whether what is done to tensors now is traced, or done to others in their place."""
     return (
         torch.compiler.is_compiling()
@@ -199,7 +199,7 @@ def _is_recorded() -> bool:
     )
 
 
-def _is_captured() -> bool:
+def is_captured() -> bool:
     """Whether a CUDA graph is being captured: memory allocated now would be the graph's."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 

@@ -94,9 +94,10 @@ def adapted_tensors(
     found = dict(tensors)
     joined = set()
     for group in groups:
-        if any(name in adapters for name in group):
-            width = tensors[group[-1]].shape[1]
-            names = [name for name in group if tensors[name].shape[1] == width]
+        given = [name for name in group if name in tensors]
+        if any(name in adapters for name in given):
+            width = tensors[given[-1]].shape[1]
+            names = [name for name in given if tensors[name].shape[1] == width]
             joined.update(names)
             found.update(zip(names, _joined([tensors[name] for name in names]), strict=True))
     for name, of_weight in adapters.items():

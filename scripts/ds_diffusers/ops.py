@@ -162,6 +162,7 @@ def block_forward(
     attn1_mask: Tensor | None = None,
     attn2_context: Tensor | None = None,
     attn2_mask: Tensor | None = None,
+    attn2_key_value: Tensor | None = None,
     norm1_weight: Tensor | None = None,
     norm1_bias: Tensor | None = None,
     attn1_q_weight: Tensor,
@@ -213,6 +214,9 @@ def block_forward(
             keys and values come from the normalised hidden states.
         attn1_mask, attn2_mask: [B or 1, S or 1, T] or [B or 1, heads or 1, S or 1, T], any strides, added to
             the scores; None: none.
+        attn2_key_value: [B, T, 2I], rows at one stride with a contiguous last dimension: in each row K of all
+            heads, then V, as they are projected; attn2_context and the weights and biases of attn2's k and v
+            are None then. None: K and V are projected.
         norm*_weight, norm*_bias: [C], contiguous; None: ones, zeros.
         attn*_q_weight: [I, C]; attn*_k_weight, attn*_v_weight: [I, K]; attn*_out_weight: [C, I]; I is heads
             times the head size. All attn2 arguments None: the block has no second attention.
@@ -235,6 +239,7 @@ def block_forward(
         attn1_mask=attn1_mask,
         attn2_context=attn2_context,
         attn2_mask=attn2_mask,
+        attn2_key_value=attn2_key_value,
         norm1_weight=norm1_weight,
         norm1_bias=norm1_bias,
         attn1_q_weight=attn1_q_weight,

@@ -23,6 +23,7 @@ class Attention:
     mask: str = ""  # a name of MASKS
     adjacent: bool = False  # q, k, v weights one behind the other in memory, as far as their sizes allow
     out_bias: bool = True
+    given: bool = False  # of the context's tokens the keys and values, in the place of what they come from
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,15 @@ def _attention(maker: Maker, block: Block, attention: Attention) -> Arguments:
         whole = 0 if features == block.channels and attention.context is None else 1
         weights[whole:] = _adjacent(weights[whole:])
         biases[whole:] = _adjacent(biases[whole:]) if biases else []
-    made = dict(zip(("q_weight", "k_weight", "v_weight"), weights))
-    made |= dict(zip(("q_bias", "k_bias", "v_bias"), biases))
+    projections = ("q",) if attention.given else ("q", "k", "v")
+    made = {f"{name}_weight": weight for name, weight in zip(projections, weights)}
+    made |= {f"{name}_bias": bias for name, bias in zip(projections, biases)}
     made["out_weight"] = weight(block.channels, inner)
     if attention.out_bias:
         made["out_bias"] = maker.normal(block.channels, scale=0.3)
-    if attention.context is not None:
+    if attention.given:
+        made["key_value"] = maker.normal(block.batch, keys, 2 * inner)
+    elif attention.context is not None:
         made["context"] = maker.normal(block.batch, keys, features)
     if attention.mask:
         made["mask"] = _mask(maker, block, attention, keys)
@@ -141,15 +145,20 @@ def _run_attention(
     def get(argument: str) -> torch.Tensor | None:
         return given.get(f"{name}_{argument}")
 
+    def project(part: str, source: torch.Tensor) -> torch.Tensor:
+        return arithmetic.linear(source, get(f"{part}_weight"), get(f"{part}_bias"))
+
     context = hidden_states if get("context") is None else get("context")
     batch = hidden_states.shape[0]
-    query, key, value = (
-        arithmetic.linear(source, get(f"{part}_weight"), get(f"{part}_bias"))
-        for part, source in (("q", hidden_states), ("k", context), ("v", context))
-    )
+    query = project("q", hidden_states)
+    if get("key_value") is None:
+        key, value = project("k", context), project("v", context)
+    else:
+        key, value = get("key_value").chunk(2, dim=-1)
     inner = query.shape[-1]
     query, key, value = (
-        part.view(batch, part.shape[1], heads, inner // heads).transpose(1, 2) for part in (query, key, value)
+        part.reshape(batch, part.shape[1], heads, inner // heads).transpose(1, 2)
+        for part in (query, key, value)
     )
     mask = get("mask")
     if mask is not None and mask.dim() == 3:
@@ -249,6 +258,22 @@ def _heads_cases() -> list[Case]:
     ]
 
 
+def _given_cases() -> list[Case]:
+    given = Attention(context=(77, 20), given=True)
+    return [
+        of("key_value", Block(attn2=given)),
+        of("key_value_qkv_bias", Block(attn2=given, qkv_bias=True)),
+        of("key_value_only_cross", Block(attn1=Attention(context=(5, 20)), attn2=given)),
+        of("key_value_quantized", Block(attn2=given, ff_in_groups=0, ff_out_groups=5)),
+        of("key_value_of_odd_width", Block(tokens=11, attn2=given, heads=3, head_size=5)),
+        *(
+            of(f"key_value_{tokens}", Block(attn2=replace(given, context=(tokens, 20))))
+            for tokens in (1, 5, 129)
+        ),
+        *(of(f"key_value_mask_{name}", Block(attn2=replace(given, mask=name))) for name in MASKS),
+    ]
+
+
 def _form_cases() -> list[Case]:
     cross, own = Attention(context=(77, 20)), Attention()
     masked = [(name, replace(own, mask=name), replace(cross, mask=name)) for name in MASKS]
@@ -265,6 +290,7 @@ def _form_cases() -> list[Case]:
             Block(attn1=Attention(adjacent=True), attn2=Attention((5, 20), adjacent=True), qkv_bias=True),
         ),
         of("adjacent_double_self", Block(attn1=Attention(adjacent=True), attn2=Attention(adjacent=True))),
+        *_given_cases(),
         of("no_out_bias", Block(attn1=replace(own, out_bias=False), attn2=replace(cross, out_bias=False))),
         of("no_ff_bias", Block(ff_bias=False)),
         of("not_affine", Block(affine=False)),
@@ -318,6 +344,7 @@ def _model_cases() -> list[Case]:
     return [
         model(8, 160, 64, 768, attn1=Attention(), attn2=Attention(context=(77, 768))),
         model(10, 64, 256, 1024),
+        model(10, 64, 256, 1024, "key_value_model", attn2=Attention(context=(77, 1024), given=True)),
         model(8, 40, 1024, 768, layout=layouts.transposed),
         model(8, 160, 64, 768, "quantized_model", ff_in_groups=0, ff_out_groups=0),
         model(10, 64, 256, 1024, "quantized_model", ff_in_groups=5, ff_out_groups=40),
@@ -332,6 +359,7 @@ def _layout_cases() -> list[Case]:
     vectors += ["ff_in_bias", "ff_out_bias"]
     quantized = ("ff_in_weight", "ff_in_scale", "ff_out_weight", "ff_out_scale")
     quantized_block = Block(ff_in_groups=3, ff_out_groups=5)
+    given = Block(attn2=Attention(context=(5, 20), given=True))
     masked = Block(attn1=Attention(mask="rank_4_full"), attn2=Attention((5, 20), mask="rank_3_full"))
     weight_layouts = {
         name: layouts.ROWS[name]
@@ -349,6 +377,10 @@ def _layout_cases() -> list[Case]:
         *(of(f"hidden_states_{name}", Block(layout=layout)) for name, layout in layouts.ROWS.items()),
         *(
             _changed(f"context_{name}", _with_layout(layout, "attn2_context"))
+            for name, layout in layouts.ROWS.items()
+        ),
+        *(
+            _changed(f"key_value_{name}", _with_layout(layout, "attn2_key_value"), given)
             for name, layout in layouts.ROWS.items()
         ),
         *(
@@ -371,13 +403,14 @@ def _layout_cases() -> list[Case]:
 
 
 def _random(maker: Maker, random: Random) -> Arguments:
-    def attention(own: bool) -> Attention:
+    def attention(own: bool, given: bool = False) -> Attention:
         context = None if own else (random.randint(1, 9), random.randint(1, 24))
         return Attention(
             context,
             mask=random.choice(("", "", *MASKS)),
             adjacent=bool(random.randrange(2)),
             out_bias=bool(random.randrange(4)),
+            given=given and bool(random.randrange(2)),
         )
 
     def groups(columns: int) -> int | None:
@@ -393,7 +426,7 @@ def _random(maker: Maker, random: Random) -> Arguments:
         heads=random.randint(1, 4),
         head_size=random.randint(1, 20),
         attn1=attention(own_first),
-        attn2=None if random.randrange(4) == 0 else attention(random.randrange(3) == 0),
+        attn2=None if random.randrange(4) == 0 else attention(random.randrange(3) == 0, given=True),
         qkv_bias=bool(random.randrange(2)),
         affine=bool(random.randrange(4)),
         ff_inner=ff_inner,
@@ -413,6 +446,10 @@ def _growing(maker: Maker, size: int) -> Arguments:
     return arguments(maker, Block(batch=size, tokens=3 * size, attn2=Attention(context=(2 * size + 1, 20))))
 
 
+WRONG = Block(
+    qkv_bias=True, attn1=Attention(mask="rank_3_full"), attn2=Attention((5, 20), mask="rank_4_full")
+)
+
 OPERATOR = Operator(
     name=NAME,
     reference=reference,
@@ -420,14 +457,8 @@ OPERATOR = Operator(
     cases=(*_form_cases(), *_heads_cases(), *_size_cases(), *_model_cases(), *_layout_cases()),
     wrong=tuple(
         block_forward_wrong.wrong(
-            lambda maker: arguments(
-                maker,
-                Block(
-                    qkv_bias=True,
-                    attn1=Attention(mask="rank_3_full"),
-                    attn2=Attention((5, 20), mask="rank_4_full"),
-                ),
-            )
+            lambda maker: arguments(maker, WRONG),
+            lambda maker: arguments(maker, replace(WRONG, attn2=replace(WRONG.attn2, given=True))),
         )
     ),
     growing=Growing(

@@ -183,10 +183,11 @@ def _masks(table: _Table) -> None:
         )
 
 
-def _second_attention(table: _Table) -> None:
+def _second_attention(table: _Table, given: Callable[[Maker], Arguments]) -> None:
     parts = [
         "context",
         "mask",
+        "key_value",
         "q_bias",
         "k_weight",
         "k_bias",
@@ -201,10 +202,41 @@ def _second_attention(table: _Table) -> None:
         table.refuse(
             f"{name}_alone",
             f"{name} is given, must be None where attn2_q_weight is None",
-            lambda maker, name=name, absent=absent: absent | {name: table.base(maker)[name]},
+            lambda maker, name=name, absent=absent: absent | {name: (given(maker) | table.base(maker))[name]},
         )
     for part in ("k_weight", "v_weight", "out_weight"):
         table.refuse_tensor(f"attn2_{part}", "none", "is None, must be a tensor", lambda maker: None)
+
+
+def _key_value(table: _Table, given: Callable[[Maker], Arguments]) -> None:
+    """Keys and values of the second attention, in the place of what they come from."""
+    name = "attn2_key_value"
+    replaced = [f"attn2_{part}" for part in ("context", "k_weight", "k_bias", "v_weight", "v_bias")]
+    absent = dict.fromkeys(replaced)
+    own = _Table(lambda maker: absent | given(maker))
+    batch, tokens, width = own.sample[name].shape
+    own.refuse_kinds(name)
+    own.refuse_shapes(
+        name,
+        f"[{batch}, T, {width}], with hidden_states' first dimension and twice the rows of q_weight",
+        [
+            [1, tokens, width],
+            [batch + 1, tokens, width],
+            [batch, tokens, width // 2],
+            [batch, tokens, width + 1],
+            [batch, tokens, 0],
+            [tokens, width],
+            [],
+            [batch, tokens, 2, width // 2],
+        ],
+    )
+    for other in replaced:
+        own.refuse(
+            f"{other}_beside_{name}",
+            f"{other} is given, must be None where {name} is given",
+            lambda maker, other=other: {other: table.base(maker)[other]},
+        )
+    table.found += own.found
 
 
 def _quantized(table: _Table) -> None:
@@ -299,9 +331,12 @@ def _scalars(table: _Table) -> None:
         )
 
 
-def wrong(base: Callable[[Maker], Arguments]) -> list[Wrong]:
-    """Variations of `base`: two attentions of 16 rows, a context in the second, masks and all biases."""
+def wrong(base: Callable[[Maker], Arguments], given: Callable[[Maker], Arguments]) -> list[Wrong]:
+    """Variations of `base`: two attentions of 16 rows, a context in the second, masks and all biases; and of
+    `given`: the same with keys and values in the second."""
     table = _Table(base)
-    for add in (_inputs, _matrices, _vectors, _masks, _second_attention, _quantized, _scalars):
+    for add in (_inputs, _matrices, _vectors, _masks, _quantized, _scalars):
         add(table)
+    _second_attention(table, given)
+    _key_value(table, given)
     return table.found

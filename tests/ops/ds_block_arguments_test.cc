@@ -290,6 +290,77 @@ TEST_P(QuantizedBlockArguments, AreRefused) {
   a.output.expect_untouched();
 }
 
+// Keys and values of 3 tokens in the place of a second context.
+struct key_value_arguments : block_case {
+  key_value_arguments()
+      : block_case({.dtype = DS_FLOAT16,
+                    .attn2 = {.biases = true, .mask_sizes = {2, 3, 5, 3}, .key_value_tokens = 3}}),
+        others({.dtype = DS_FLOAT16, .attn2 = {.context_tokens = 3, .biases = true}}) {}
+
+  block_case others; // whose tensors can be given besides
+};
+
+using wrong_key_value = wrong_argument<key_value_arguments>;
+
+std::vector<wrong_key_value> all_wrong_key_values() {
+  const std::string name = "attn2_key_value";
+  std::vector<wrong_key_value> all = wrong_tensor<key_value_arguments>(
+      name, [name](key_value_arguments &a) -> tensor & { return a.at(name); }, false, "hidden_states");
+  for (const auto &[sizes, text] : {std::pair<index_list, std::string>{{2, 3, 12}, "[2, 3, 12]"},
+                                    {{2, 3, 23}, "[2, 3, 23]"},
+                                    {{1, 3, 24}, "[1, 3, 24]"},
+                                    {{3, 24}, "[3, 24]"},
+                                    {{2, 3, 2, 12}, "[2, 3, 2, 12]"}})
+    all.push_back({name + "_shape_" + std::to_string(all.size()),
+                   [name, sizes](key_value_arguments &a) {
+                     a.at(name).sizes = sizes;
+                     a.at(name).strides = contiguous_strides(sizes);
+                   },
+                   DS_E_SHAPE,
+                   name + " has shape " + text +
+                       ", must be [2, T, 24], with hidden_states' first dimension and twice the rows of "
+                       "q_weight"});
+  for (const index_list &strides : {index_list{100, 24, 1}, index_list{0, 24, 1}, index_list{72, 1, 3}})
+    all.push_back({name + "_strides_" + std::to_string(all.size()),
+                   [name, strides](key_value_arguments &a) { a.at(name).strides = strides; }, DS_E_STRIDE,
+                   name + " has irregular strides, must have its rows at one stride and a contiguous last "
+                          "dimension"});
+  for (const std::string replaced :
+       {"attn2_context", "attn2_k_weight", "attn2_k_bias", "attn2_v_weight", "attn2_v_bias"})
+    all.push_back({replaced + "_besides",
+                   [replaced](key_value_arguments &a) { a.lend(replaced, a.others.at(replaced)); }, DS_E_NULL,
+                   replaced + " is given, must be None where attn2_key_value is given"});
+  all.push_back({"attn1_key_value", [name](key_value_arguments &a) { a.lend("attn1_key_value", a.at(name)); },
+                 DS_E_NULL, "attn1_key_value is given, must be None"});
+  all.push_back({"attn2_key_value_alone",
+                 [](key_value_arguments &a) {
+                   for (const std::string &each : a.names())
+                     if (each.compare(0, 5, "attn2") == 0 || each.compare(0, 5, "norm2") == 0)
+                       a.at(each).given = each == "attn2_key_value";
+                 },
+                 DS_E_NULL, "attn2_key_value is given, must be None where attn2_q_weight is None"});
+  all.push_back(
+      {"attn2_mask_of_other_tokens", [](key_value_arguments &a) { a.at("attn2_mask").sizes[3] = 2; },
+       DS_E_SHAPE,
+       "attn2_mask has shape [2, 3, 5, 2], must be [2 or 1, 5 or 1, 3], or rank 4 with 3 or 1 heads "
+       "as second dimension"});
+  return all;
+}
+
+class BlockKeyValueArguments : public testing::TestWithParam<wrong_key_value> {};
+
+INSTANTIATE_TEST_SUITE_P(Wrong, BlockKeyValueArguments, testing::ValuesIn(all_wrong_key_values()),
+                         name_of_wrong_argument<key_value_arguments>);
+
+TEST_P(BlockKeyValueArguments, AreRefused) {
+  key_value_arguments a;
+  plain_services services(true);
+  GetParam().spoil(a);
+  expect_refusal("block_forward", a.call(nullptr, &services.table), GetParam().status, GetParam().message);
+  EXPECT_EQ(services.calls, 0);
+  a.output.expect_untouched();
+}
+
 class BlockArguments : public testing::TestWithParam<wrong> {};
 
 INSTANTIATE_TEST_SUITE_P(Wrong, BlockArguments, testing::ValuesIn(all_wrong()),

@@ -104,6 +104,23 @@ TEST_F(BlockKey, TellsWhichTensorsAreThere) {
     expect_another(name, &block.at(name).given, false);
 }
 
+TEST(BlockKeyOfGivenKeysAndValues, DependsOnThem) {
+  block_case block({.attn2 = {.key_value_tokens = 4}});
+  keeping_services services;
+  const auto key_of_call = [&] {
+    EXPECT_EQ(block.call(nullptr, &services.table), DS_OK) << ds_error_message();
+    return services.last;
+  };
+  const key before = key_of_call();
+  tensor &key_value = block.at("attn2_key_value");
+  key_value.data = static_cast<char *>(key_value.data) + 64;
+  EXPECT_NE(key_of_call(), before);
+  key_value.data = static_cast<char *>(key_value.data) - 64;
+  EXPECT_EQ(key_of_call(), before);
+  key_value.strides = {4 * 32, 32, 1};
+  EXPECT_NE(key_of_call(), before);
+}
+
 TEST_F(BlockKey, DoesNotDependOnValues) {
   const key before = key_of_call();
   for (const std::string &name : block.names())

@@ -124,7 +124,11 @@ private:
       for (grid &output : follow_product(attention, parts, input, input_name))
         qkv.push_back(std::move(output));
     };
-    if (neighbours == adjacency::all && !has_context) {
+    if (block_.has(attention + "_key_value")) {
+      product({"q"}, normalised, norm);
+      for (grid &part : split(reference_.read(attention + "_key_value", 0), 2))
+        qkv.push_back(std::move(part));
+    } else if (neighbours == adjacency::all && !has_context) {
       product({"q", "k", "v"}, normalised, norm);
     } else {
       product({"q"}, normalised, norm);
@@ -193,6 +197,18 @@ TEST_P(BlockNodes, EachMatchesItsReference) {
                        adds_residual)
             .follow();
       }
+}
+
+TEST_P(BlockNodes, KeysAndValuesAreTakenAsTheyAreGiven) {
+  const auto [adds_residual, dtype] = GetParam();
+  for (const int64_t head_size : {5, 8})
+    followed_block({.dtype = dtype,
+                    .batch = 1,
+                    .heads = 2,
+                    .head_size = head_size,
+                    .attn2 = {.biases = true, .key_value_tokens = 3}},
+                   adds_residual)
+        .follow();
 }
 
 } // namespace

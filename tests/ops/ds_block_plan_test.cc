@@ -47,6 +47,29 @@ TEST(BlockPlan, QueriesNeverJoinKeysOfAContext) {
             (shapes{{10, 12, 12}, {6, 12, 24}, out, ff_in, ff_out}));
 }
 
+TEST(BlockPlan, KeysAndValuesThatAreGivenAreNotProjected) {
+  EXPECT_EQ(products({.attn2 = {.key_value_tokens = 3}}),
+            (shapes{{10, 12, 12}, {10, 12, 12}, {10, 12, 12}, out, {10, 12, 12}, out, ff_in, ff_out}));
+}
+
+TEST(BlockPlan, KeysAndValuesAreReadWhereTheyAreGivenIfInVectors) {
+  for (const int64_t row_gap : {0, 4, 2}) {
+    block_case block({.attn2 = {.key_value_tokens = 3, .key_value_row_gap = row_gap}});
+    plain_services services(true);
+    ASSERT_EQ(block.call(nullptr, &services.table), DS_OK);
+    const ds_attention_params &attention = services.attentions.at(1);
+    const auto *given = static_cast<const float *>(block.at("attn2_key_value").data);
+    const bool in_place = row_gap != 2;
+    EXPECT_EQ(attention.key == given, in_place);
+    EXPECT_EQ(attention.value == given + 12, in_place);
+    const int64_t row = in_place ? 24 + row_gap : 12;
+    for (const int64_t *strides : {attention.key_strides, attention.value_strides})
+      EXPECT_EQ(index_list(strides, strides + 3), (index_list{3 * row, row, 4}));
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(attention.key) % 16, 0u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(attention.value) % 16, 0u);
+  }
+}
+
 TEST(BlockPlan, BiasesApartKeepWeightsApart) {
   const auto count = [](adjacency neighbours) {
     return products({.attn1 = {.biases = true, .neighbours = neighbours}, .attn2 = {.present = false}})

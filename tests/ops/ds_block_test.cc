@@ -58,6 +58,42 @@ TEST_P(Block, MatchesReference) {
   run_and_check({.attn2 = {.present = false}}, "self-attention only");
 }
 
+TEST_P(Block, TakesKeysAndValues) {
+  for (const int64_t tokens : {1, 3, 77})
+    for (const int64_t batch : {1, 3}) {
+      run_and_check({.batch = batch, .attn2 = {.biases = true, .key_value_tokens = tokens}});
+      run_and_check({.batch = batch,
+                     .attn1 = {.context_tokens = 4},
+                     .attn2 = {.key_value_tokens = tokens, .key_value_row_gap = 8}},
+                    "rows apart");
+    }
+  for (const index_list &sizes : {index_list{2, 5, 4}, index_list{1, 1, 4}, index_list{2, 3, 5, 4}})
+    run_and_check({.attn2 = {.mask_sizes = sizes, .key_value_tokens = 4}}, "with a mask");
+  for (const int64_t groups : {1, 2})
+    run_and_check({.ff_in_groups = groups, .ff_out_groups = groups, .attn2 = {.key_value_tokens = 3}},
+                  "int8");
+}
+
+// Values that do not begin at a vector, or do so in some rows alone.
+TEST_P(Block, TakesKeysAndValuesThatAreNotInVectors) {
+  for (const int64_t tokens : {1, 3}) {
+    run_and_check({.heads = 2, .head_size = 5, .attn2 = {.key_value_tokens = tokens}}, "of odd width");
+    run_and_check({.head_size = 8, .attn2 = {.key_value_tokens = tokens, .key_value_row_gap = 1}},
+                  "rows apart");
+  }
+  block_case plain({.dtype = dtype(), .head_size = 8, .attn2 = {.key_value_tokens = 3}});
+  block_case shifted(plain.options);
+  tensor &key_value = plain.at("attn2_key_value");
+  tensor memory(dtype(), {1, key_value.sizes[1] * 2 * key_value.sizes[2] + 1});
+  tensor &moved = shifted.at("attn2_key_value");
+  moved.data = static_cast<char *>(memory.data) + ds_dtype_bytes(dtype());
+  std::memcpy(moved.data, key_value.data,
+              static_cast<size_t>(ds_tensor_numel(key_value.get())) * ds_dtype_bytes(dtype()));
+  plain_services services(adds_residual(), gates());
+  ASSERT_EQ(shifted.call(nullptr, &services.table), DS_OK) << ds_error_message();
+  expect_result(plain, shifted.output);
+}
+
 TEST_P(Block, TakesAnyBatchAndTokens) {
   for (const int64_t batch : {1, 3})
     for (const int64_t tokens : {1, 2, 7, 13, 77})
@@ -201,17 +237,20 @@ TEST_P(Block, EmptyInputsCallNoService) {
 
 // Whichever service call fails, its status and message come back and no service is called after it.
 TEST_P(Block, AFailingServiceEndsTheCall) {
-  const block_options options = {.dtype = dtype(), .attn2 = {.context_tokens = 3}};
-  plain_services healthy(adds_residual(), gates());
-  ASSERT_EQ(block_case(options).call(nullptr, &healthy.table), DS_OK);
-  ASSERT_GT(healthy.calls, 10);
-  for (int failing = 1; failing <= healthy.calls; failing++) {
-    block_case block(options);
-    plain_services services(adds_residual(), gates());
-    services.fail_at = failing;
-    EXPECT_EQ(block.call(nullptr, &services.table), DS_E_SERVICE);
-    EXPECT_EQ(ds_error_message(), "service call " + std::to_string(failing) + " fails");
-    EXPECT_EQ(services.calls, failing);
+  for (const attention_options &attn2 :
+       {attention_options{.context_tokens = 3}, attention_options{.key_value_tokens = 3}}) {
+    const block_options options = {.dtype = dtype(), .attn2 = attn2};
+    plain_services healthy(adds_residual(), gates());
+    ASSERT_EQ(block_case(options).call(nullptr, &healthy.table), DS_OK);
+    ASSERT_GT(healthy.calls, 8);
+    for (int failing = 1; failing <= healthy.calls; failing++) {
+      block_case block(options);
+      plain_services services(adds_residual(), gates());
+      services.fail_at = failing;
+      EXPECT_EQ(block.call(nullptr, &services.table), DS_E_SERVICE);
+      EXPECT_EQ(ds_error_message(), "service call " + std::to_string(failing) + " fails");
+      EXPECT_EQ(services.calls, failing);
+    }
   }
 }
 
@@ -223,14 +262,16 @@ ds_status parallel_failing_later(int64_t begin, int64_t end, int64_t, ds_range_f
   return DS_OK;
 }
 
+// Keys and values of odd width are copied.
 TEST_P(Block, AFailureOfTheThreadsEndsTheCall) {
   const ds_context context = {parallel_failing_later, nullptr, nullptr};
-  const block_options options = {.dtype = dtype()};
+  const block_options options = {
+      .dtype = dtype(), .heads = 2, .head_size = 5, .attn2 = {.key_value_tokens = 3}};
   plain_services healthy(adds_residual(), gates());
   parallel_calls = failing_parallel_call = 0;
   ASSERT_EQ(block_case(options).call(&context, &healthy.table), DS_OK);
   const int needed = parallel_calls;
-  ASSERT_GE(needed, gates() ? 3 : 4);
+  ASSERT_GE(needed, gates() ? 5 : 6);
   for (failing_parallel_call = 1; failing_parallel_call <= needed; failing_parallel_call++) {
     parallel_calls = 0;
     block_case block(options);

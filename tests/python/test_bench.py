@@ -92,6 +92,18 @@ def test_block_compiled(device: torch.device, tmp_path: Path, capsys: pytest.Cap
     assert "hand-composed" in capsys.readouterr().out
 
 
+def test_block_of_our_other_variants(device: torch.device, tmp_path: Path) -> None:
+    options = ["--shapes", SMALL, "--dtype", "float32", "--peers", "eager,int8,kept-prompt"]
+    (result,) = run("block", *options, file=tmp_path / "block.json", device=device)["results"]
+    variants = result["variants"]
+    for name in ("int8", "kept-prompt"):
+        assert variants[name]["failure"] is None
+        assert variants[name]["time_us"]["median"] > 0
+        assert variants[name]["over_ours"] > 0
+    assert variants["kept-prompt"]["error"]["relative"] <= 2 * variants["eager"]["error"]["relative"]
+    assert variants["int8"]["error"]["relative"] < 0.01
+
+
 def test_unet(
     device: torch.device, tmp_path: Path, capsys: pytest.CaptureFixture[str], small_unet: None
 ) -> None:

@@ -86,7 +86,7 @@ def test_weights_that_a_graph_reads_stay(monkeypatch: pytest.MonkeyPatch) -> Non
     block = patched_block()
     run(block)
     with monkeypatch.context() as capturing:
-        capturing.setattr(layout, "_is_captured", lambda: True)
+        capturing.setattr(layout, "is_captured", lambda: True)
         run(block)
     query = block.attn1.to_q.weight
     query.data = query.data.clone()

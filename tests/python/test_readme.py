@@ -11,6 +11,7 @@ import torch
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+import ds_diffusers
 from helpers.pipelines import write_pipeline
 
 pytestmark = pytest.mark.diffusers
@@ -59,6 +60,9 @@ def test_example_runs(number: int, without_network_or_gpu: None, capsys: pytest.
         assert variables["image"].size == (64, 64)
         printed = capsys.readouterr().out
         assert re.search(r"^(\d+) of \1 blocks run as block_forward$", printed, flags=re.MULTILINE), printed
+    if "picture" in variables:
+        assert variables["picture"].size == (64, 64)
+        assert ds_diffusers.report(variables["pipeline"])[0].fused_calls == 2
     if "sample" in variables:
         expected = variables["unet"](**variables["inputs"]).sample
         torch.testing.assert_close(variables["sample"], expected)

@@ -18,7 +18,9 @@ struct attention_options {
   int64_t context_features = 7;
   bool biases = false;
   adjacency neighbours = adjacency::none;
-  index_list mask_sizes = {}; // none
+  index_list mask_sizes = {};    // none
+  int64_t key_value_tokens = -1; // of keys and values that are given; -1: they are projected
+  int64_t key_value_row_gap = 0; // elements between rows of them
 };
 
 struct block_options {
@@ -76,6 +78,13 @@ public:
   bool has(const std::string &name) const { return tensors_.count(name) != 0; }
   tensor &at(const std::string &name) { return *tensors_.at(name); }
 
+  // Gives a copy of the description of another tensor, which must outlive the call.
+  void lend(const std::string &name, const tensor &other) {
+    tensors_[name] = std::make_unique<tensor>(other.dtype, index_list(other.sizes));
+    at(name).strides = other.strides;
+    at(name).data = other.data;
+  }
+
   // Every tensor argument's name.
   std::vector<std::string> names() const {
     std::vector<std::string> all;
@@ -93,17 +102,10 @@ private:
   const ds_tensor *get(const std::string &name) { return has(name) ? at(name).get() : nullptr; }
 
   ds_attention_arguments attention(const std::string &prefix) {
-    return {get(prefix + "_context"),
-            get(prefix + "_mask"),
-            get(prefix + "_q_weight"),
-            get(prefix + "_q_bias"),
-            get(prefix + "_k_weight"),
-            get(prefix + "_k_bias"),
-            get(prefix + "_v_weight"),
-            get(prefix + "_v_bias"),
-            get(prefix + "_out_weight"),
-            get(prefix + "_out_bias"),
-            heads};
+    return {get(prefix + "_context"),    get(prefix + "_mask"),     get(prefix + "_key_value"),
+            get(prefix + "_q_weight"),   get(prefix + "_q_bias"),   get(prefix + "_k_weight"),
+            get(prefix + "_k_bias"),     get(prefix + "_v_weight"), get(prefix + "_v_bias"),
+            get(prefix + "_out_weight"), get(prefix + "_out_bias"), heads};
   }
 
   void add(const std::string &name, const index_list &sizes, double centre, double width) {
@@ -135,19 +137,32 @@ private:
     if (with_context)
       add(prefix + "_context", {options.batch, attention.context_tokens, attention.context_features}, 0.0,
           1.0);
+    const bool with_key_value = attention.key_value_tokens >= 0;
+    if (with_key_value) add_key_value(prefix, attention);
     if (!attention.mask_sizes.empty()) add(prefix + "_mask", attention.mask_sizes, 0.0, 3.0);
     add_weight(prefix + "_q_weight", inner, options.channels);
-    add_weight(prefix + "_k_weight", inner, features);
-    add_weight(prefix + "_v_weight", inner, features);
+    if (!with_key_value) {
+      add_weight(prefix + "_k_weight", inner, features);
+      add_weight(prefix + "_v_weight", inner, features);
+    }
     add_weight(prefix + "_out_weight", options.channels, inner);
     if (options.output_biases) add(prefix + "_out_bias", {options.channels}, 0.0, 0.5);
+    if (attention.biases) add(prefix + "_q_bias", {inner}, 0.0, 0.5);
+    if (with_key_value) return;
     if (attention.biases)
-      for (const std::string name : {"_q_bias", "_k_bias", "_v_bias"}) add(prefix + name, {inner}, 0.0, 0.5);
+      for (const std::string name : {"_k_bias", "_v_bias"}) add(prefix + name, {inner}, 0.0, 0.5);
     join(prefix, "_weight", attention.neighbours);
     if (attention.biases && attention.neighbours != adjacency::weights_but_not_biases)
       join(prefix, "_bias",
            attention.neighbours == adjacency::all_but_the_query_bias ? adjacency::key_value
                                                                      : attention.neighbours);
+  }
+
+  void add_key_value(const std::string &prefix, const attention_options &attention) {
+    const int64_t cols = 2 * options.heads * options.head_size, row = cols + attention.key_value_row_gap;
+    const index_list sizes = {options.batch, attention.key_value_tokens, cols};
+    tensors_[prefix + "_key_value"] = std::make_unique<tensor>(
+        options.dtype, sizes, index_list{attention.key_value_tokens * row, row, 1}, next_seed_++, 0.0, 1.5);
   }
 
   // Moves what the call sees of the projections' weights or biases into one memory, in the order q, k, v.

@@ -136,8 +136,22 @@ private:
 
   grid attention(const std::string &name, const grid &x, int64_t batch) {
     const grid source = block_.has(name + "_context") ? read(name + "_context", batch) : x;
-    const grid q = linear(name + "_q", x), k = linear(name + "_k", source), v = linear(name + "_v", source);
+    const grid q = linear(name + "_q", x);
+    const auto [k, v] = block_.has(name + "_key_value")
+                            ? key_value(name, batch)
+                            : std::pair{linear(name + "_k", source), linear(name + "_v", source)};
     return linear(name + "_out", attend(name, q, k, v, batch));
+  }
+
+  // The halves of the rows that are given.
+  std::pair<grid, grid> key_value(const std::string &name, int64_t batch) {
+    grid keys = read(name + "_key_value", batch), values = keys;
+    for (size_t row = 0; row < keys.size(); row++) {
+      const auto middle = static_cast<std::ptrdiff_t>(keys[row].size() / 2);
+      keys[row].erase(keys[row].begin() + middle, keys[row].end());
+      values[row].erase(values[row].begin(), values[row].begin() + middle);
+    }
+    return {keys, values};
   }
 
   grid feed_forward(const grid &x) { return linear("ff_out", gate(linear("ff_in", x))); }

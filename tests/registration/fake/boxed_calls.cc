@@ -30,6 +30,10 @@ tensor_spec tensor(std::vector<int64_t> sizes, layout where = layout::contiguous
   return {std::move(sizes), where, DS_FLOAT32};
 }
 
+// An optional argument that takes the place of others. Calls with all arguments are made with it, and a
+// second time without it, with the others.
+const std::string replacing = "attn2_key_value";
+
 // Every tensor of these sizes, and each scalar without a default 2, to begin with.
 call_spec first_attempt(const schema &of, const std::string &name, const std::vector<int64_t> &sizes,
                         bool with_optional) {
@@ -57,23 +61,32 @@ arguments laid_out(layout where, arguments base) {
   return base;
 }
 
-// Calls of an operator that work, whatever it does: its own errors lead to them.
-void add_right_calls(const schema &of, std::vector<call_spec> &calls) {
-  const call_spec all = corrected(first_attempt(of, "all", {2, 4, 8}, true));
-  calls.push_back(all);
-  calls.push_back(corrected(first_attempt(of, "required", {2, 4, 8}, false)));
-  calls.push_back(corrected(first_attempt(of, "odd_rows", {3, 5, 6}, true)));
-  calls.push_back(corrected(first_attempt(of, "one_row", {1, 1, 2}, true)));
-  calls.push_back(corrected(first_attempt(of, "empty", {0, 4, 8}, true)));
-  calls.push_back(corrected(first_attempt(of, "four_dimensions", {2, 6, 3, 4}, true)));
-  calls.push_back(variant(all, "float16", as(DS_FLOAT16, all.arguments)));
-  calls.push_back(variant(all, "bfloat16", as(DS_BFLOAT16, all.arguments)));
-  calls.push_back(variant(all, "transposed", laid_out(layout::transposed, all.arguments)));
-  calls.push_back(variant(all, "every_second", laid_out(layout::every_second, all.arguments)));
+// The schema without an argument, which is None in all calls that are made of it.
+schema without_parameter(schema of, const std::string &name) {
+  std::erase_if(of.parameters, [&](const parameter &each) { return each.name == name; });
+  return of;
+}
+
+// Calls of an operator that work, whatever it does: its own errors lead to them. `prefix`: of their names.
+void add_right_calls(const schema &of, const std::string &prefix, std::vector<call_spec> &calls) {
+  const auto add = [&](const std::string &name, const std::vector<int64_t> &sizes, bool with_optional) {
+    calls.push_back(corrected(first_attempt(of, prefix + name, sizes, with_optional)));
+  };
+  add("all", {2, 4, 8}, true);
+  const call_spec all = calls.back();
+  add("required", {2, 4, 8}, false);
+  add("odd_rows", {3, 5, 6}, true);
+  add("one_row", {1, 1, 2}, true);
+  add("empty", {0, 4, 8}, true);
+  add("four_dimensions", {2, 6, 3, 4}, true);
+  calls.push_back(variant(all, prefix + "float16", as(DS_FLOAT16, all.arguments)));
+  calls.push_back(variant(all, prefix + "bfloat16", as(DS_BFLOAT16, all.arguments)));
+  calls.push_back(variant(all, prefix + "transposed", laid_out(layout::transposed, all.arguments)));
+  calls.push_back(variant(all, prefix + "every_second", laid_out(layout::every_second, all.arguments)));
 }
 
 // The same with one argument absent or wrong.
-void add_changed_calls(const schema &of, std::vector<call_spec> &calls) {
+void add_changed_calls(const schema &of, const std::string &prefix, std::vector<call_spec> &calls) {
   const call_spec all = corrected(first_attempt(of, "all", {2, 4, 8}, true));
   const call_spec half = variant(all, "half", as(DS_FLOAT16, all.arguments));
   const std::string says = "ds_diffusers::" + of.op + ": ";
@@ -82,17 +95,18 @@ void add_changed_calls(const schema &of, std::vector<call_spec> &calls) {
     if (given == all.arguments.end() || !std::holds_alternative<tensor_spec>(given->second)) continue;
     tensor_spec of_int64 = std::get<tensor_spec>(given->second);
     of_int64.dtype = DS_INT64;
-    calls.push_back({of.op, each.name + "_int64", with(all.arguments, {{each.name, of_int64}}),
+    calls.push_back({of.op, prefix + each.name + "_int64", with(all.arguments, {{each.name, of_int64}}),
                      says + each.name + " has dtype int64, must be "});
     // Meta kernels compare dtypes, but for tensors that have one of their own.
     calls.back().right_on_meta = std::get<tensor_spec>(half.arguments.at(each.name)).dtype != DS_FLOAT16;
     const arguments others = without(all.arguments, {each.name});
     if (each.type == "Tensor") {
-      calls.push_back({of.op, each.name + "_none", others, says + each.name + " is None, must be a tensor"});
-    } else {
-      calls.push_back(variant(all, "without_" + each.name, others));
       calls.push_back(
-          variant(all, each.name + "_undefined", with(others, {{each.name, undefined_tensor{}}})));
+          {of.op, prefix + each.name + "_none", others, says + each.name + " is None, must be a tensor"});
+    } else {
+      calls.push_back(variant(all, prefix + "without_" + each.name, others));
+      calls.push_back(
+          variant(all, prefix + each.name + "_undefined", with(others, {{each.name, undefined_tensor{}}})));
     }
   }
 }
@@ -127,6 +141,12 @@ void add_block_forward(std::vector<call_spec> &calls) {
   add_attention(both, "attn2", 7);
   calls.push_back({op, "both", both, ""});
   calls.push_back({op, "self_attention_alone", own, ""});
+  const arguments given = with(
+      without(both, {"attn2_context", "attn2_k_weight", "attn2_k_bias", "attn2_v_weight", "attn2_v_bias"}),
+      {{"attn2_key_value", tensor({2, 4, 16})}});
+  calls.push_back({op, "key_value", given, ""});
+  calls.push_back(
+      {op, "key_value_copy", with(given, {{"attn2_key_value", tensor({2, 4, 16}, layout::transposed)}}), ""});
   calls.push_back({op, "quantized",
                    with(own, {{"ff_in_weight", tensor_spec{{10, 6}, layout::transposed, DS_INT8}},
                               {"ff_in_scale", tensor({10, 3}, layout::transposed)},
@@ -148,8 +168,10 @@ template <typename Add>
 std::vector<call_spec> for_every_operator(const Add &add) {
   std::vector<call_spec> made;
   for (const std::string &text : schemas()) {
-    const schema of = parse_schema(text);
-    if (kernel("CPU", of.op) != nullptr) add(of, made);
+    const schema of = parse_schema(text), others = without_parameter(of, replacing);
+    if (kernel("CPU", of.op) == nullptr) continue;
+    add(of, "", made);
+    if (others.parameters.size() != of.parameters.size()) add(others, "without_" + replacing + "_", made);
   }
   return made;
 }

@@ -105,7 +105,14 @@ TEST_P(Operators, BlockForward) {
   const at::Tensor s2 = s1 + attention(at::layer_norm(s1, {24}), context, given, "attn2", 3);
   const auto halves = at::linear(at::layer_norm(s2, {24}), given["ff_in_weight"].toTensor()).chunk(2, -1);
   const at::Tensor inner = halves[0] * at::gelu(halves[1]);
-  expect_close(call("block_forward", given)[0], s2 + at::linear(inner, given["ff_out_weight"].toTensor()));
+  const at::Tensor expected = s2 + at::linear(inner, given["ff_out_weight"].toTensor());
+  expect_close(call("block_forward", given)[0], expected);
+
+  given["attn2_key_value"] = at::cat({at::linear(context, given["attn2_k_weight"].toTensor()),
+                                      at::linear(context, given["attn2_v_weight"].toTensor())},
+                                     -1);
+  for (const char *replaced : {"attn2_context", "attn2_k_weight", "attn2_v_weight"}) given.erase(replaced);
+  expect_close(call("block_forward", given)[0], expected);
 }
 
 TEST_P(Operators, NameTheWrongArgument) {
