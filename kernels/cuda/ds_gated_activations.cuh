@@ -7,8 +7,8 @@
 
 #include "ds_fast_math.cuh"
 
-// x · Φ(x), Φ the normal distribution function: x · ½(1 + erf(x / √2)), without the cancellation of 1 + erf on
-// the negative side.
+// x · Φ(x), Φ the normal distribution function: x · ½(1 + erf(x / √2)), without the cancellation of 1 + erf
+// on the negative side.
 //
 // Φ(-|x|) = 2^Q(|x|). Down to -7, where it is 1.3e-12, the polynomial's relative error is 1.4e-5, a thirtieth
 // of what rounding to float16 may add; further down it falls faster than Φ. It is fitted by

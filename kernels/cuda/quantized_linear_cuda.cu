@@ -10,7 +10,8 @@ namespace {
 
 constexpr char op[] = "quantized_linear";
 
-// With more rows it is faster to dequantise the weight for a kernel of larger tiles.
+// With more rows it is faster to dequantise the weight for a kernel of larger tiles. The gated product is
+// that of more output features.
 constexpr int64_t MOST_GATED_ROWS = 512, MOST_PLAIN_ROWS = 256;
 
 constexpr int DEPTH = 64, MOST_SPLITS = 8;
@@ -73,25 +74,22 @@ ds_status clusters_at_once(const ds_cuda_device &device, int splits, int64_t *cl
   return DS_OK;
 }
 
-// An estimate, for comparison, fitted to measured times. Of a block of depth, bytes arrive at about 54 a clock;
-// shared memory moves what arrives, what is converted, and what the matrix units read, the weight once for each
-// 64 rows; a converting thread takes some hundreds of clocks for its pieces of 16 bytes; the matrix units
-// themselves are faster. Each wave of tiles has a beginning; at the end there are sums to be finished, and
-// those of a cluster to be added up.
+// An estimate, for comparison. Of a block of depth, bytes arrive at about 55 a clock; shared memory moves 128
+// bytes a clock: what arrives, what is converted, and what the matrix units read, the weight once for each 64
+// rows; they themselves are faster. A converting thread takes some hundreds of clocks for each of its pieces
+// of 16 bytes. So do beginning and ending, and adding up what the thread blocks of a cluster have.
 int64_t clocks_of(const ds_quantized_linear_params &params, form chosen, int64_t at_once) {
   const int64_t blocks = ds_ceil_div(depth_blocks_of(params), chosen.splits);
   const int64_t arriving = (2 * chosen.rows + chosen.weight_rows) * DEPTH;
   const int64_t converted = 3 * chosen.weight_rows * DEPTH;
   const int64_t multiplied = (2 * chosen.rows + chosen.rows / 64 * 2 * chosen.weight_rows) * DEPTH;
-  const int64_t steps[] = {arriving / 54, (arriving + converted + multiplied) / 192,
-                           125 + 200 * (chosen.weight_rows == 80 ? 1 : 3)};
+  const int64_t steps[] = {arriving / 55, (arriving + converted + multiplied) / 128,
+                           200 + 350 * (chosen.weight_rows == 80 ? 1 : 3)};
   int64_t slowest = 0;
   for (const int64_t clocks : steps)
     if (clocks > slowest) slowest = clocks;
-  const int64_t beginning = 7450, finishing = chosen.weight_rows * chosen.rows / (6 * chosen.splits);
-  const int64_t adding = chosen.splits > 1 ? 100 * chosen.splits * chosen.splits : 0;
-  return ds_ceil_div(tiles_of(params, chosen), at_once) *
-         (beginning + blocks * slowest + finishing + adding);
+  const int64_t ending = chosen.weight_rows * chosen.rows / 16 + (chosen.splits > 1 ? 1500 : 0);
+  return ds_ceil_div(tiles_of(params, chosen), at_once) * (blocks * slowest + 1500 + ending);
 }
 
 ds_status choose_form(const ds_quantized_linear_params &params, const ds_cuda_device &device, form *best) {
