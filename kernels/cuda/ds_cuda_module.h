@@ -33,6 +33,7 @@ typedef struct ds_cuda_recording {
   int watched; // the end tells whether work of this key may be recorded
   const void *key;
   size_t key_bytes;
+  uint64_t hash; // of the key
   void *stream;  // the caller's
   void *capture; // the stream that is being captured
 } ds_cuda_recording;

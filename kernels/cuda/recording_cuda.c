@@ -10,12 +10,15 @@
 // by chance would not make up for; and what the first call of a kind finds out is known by then.
 enum { RECORDED_SIGHT = 3 };
 
+// Work that has not been recorded is known by a hash alone: two keys that share one are recorded a little
+// sooner.
 typedef struct entry {
-  void *key;
-  size_t key_bytes;
+  uint64_t hash;
   uint64_t last_use; // 0: empty
   int sights;
-  int closed;            // not to be recorded, or just being recorded
+  int closed; // not to be recorded, or just being recorded
+  void *key;  // NULL: not recorded
+  size_t key_bytes;
   cudaGraphExec_t graph; // NULL: none yet
 } entry;
 
@@ -23,7 +26,7 @@ static entry entries[DS_RECORDING_SETS][DS_RECORDING_WAYS];
 static uint64_t uses;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
-static entry *set_of(const void *key, size_t key_bytes) {
+static uint64_t hash_of(const void *key, size_t key_bytes) {
   uint64_t hash = 0;
   for (size_t i = 0; i + sizeof hash <= key_bytes; i += sizeof hash) {
     uint64_t word;
@@ -32,13 +35,19 @@ static entry *set_of(const void *key, size_t key_bytes) {
     hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
     hash ^= hash >> 32;
   }
-  return entries[hash % DS_RECORDING_SETS];
+  return hash;
 }
 
-static entry *find(entry *set, const void *key, size_t key_bytes) {
+static int is_of(const entry *candidate, const ds_cuda_recording *recording) {
+  if (candidate->last_use == 0 || candidate->hash != recording->hash) return 0;
+  return candidate->key == NULL || (candidate->key_bytes == recording->key_bytes &&
+                                    memcmp(candidate->key, recording->key, recording->key_bytes) == 0);
+}
+
+static entry *find(const ds_cuda_recording *recording) {
+  entry *const set = entries[recording->hash % DS_RECORDING_SETS];
   for (int i = 0; i < DS_RECORDING_WAYS; i++)
-    if (set[i].last_use != 0 && set[i].key_bytes == key_bytes && memcmp(set[i].key, key, key_bytes) == 0)
-      return &set[i];
+    if (is_of(&set[i], recording)) return &set[i];
   return NULL;
 }
 
@@ -48,17 +57,24 @@ static void drop_graph(entry *of) {
   of->graph = NULL;
 }
 
-// The place of a key that has none yet; NULL where there is no memory for it.
-static entry *add(entry *set, const void *key, size_t key_bytes) {
-  void *copy = malloc(key_bytes);
-  if (copy == NULL) return NULL;
-  entry *place = set;
+// The place of a key that has none yet.
+static entry *add(const ds_cuda_recording *recording) {
+  entry *const set = entries[recording->hash % DS_RECORDING_SETS], *place = set;
   for (int i = 1; i < DS_RECORDING_WAYS; i++)
     if (set[i].last_use < place->last_use) place = &set[i];
   drop_graph(place);
   free(place->key);
-  *place = (entry){.key = memcpy(copy, key, key_bytes), .key_bytes = key_bytes};
+  *place = (entry){.hash = recording->hash};
   return place;
+}
+
+// From here on the entry is that of the key itself. 0: there is no memory for it.
+static int keep_key(entry *of, const ds_cuda_recording *recording) {
+  of->key = malloc(recording->key_bytes);
+  if (of->key == NULL) return 0;
+  memcpy(of->key, recording->key, recording->key_bytes);
+  of->key_bytes = recording->key_bytes;
+  return 1;
 }
 
 // A graph that cannot be launched is given up, and the work enqueued instead.
@@ -70,18 +86,17 @@ static int launch(entry *of, void *stream) {
   return 0;
 }
 
-// What to do with the work at this sight of its key. Sets the recording's key where the end has to know it.
-static ds_cuda_recording_state see(entry *set, int wanted, void *stream, ds_cuda_recording *recording) {
-  entry *found = find(set, recording->key, recording->key_bytes);
-  if (found == NULL) found = add(set, recording->key, recording->key_bytes);
-  if (found == NULL) return DS_CUDA_WORK_PLAIN;
+// What to do with the work at this sight of its key.
+static ds_cuda_recording_state see(int wanted, void *stream, ds_cuda_recording *recording) {
+  entry *found = find(recording);
+  if (found == NULL) found = add(recording);
   found->last_use = ++uses;
   if (found->graph != NULL && wanted && launch(found, stream)) return DS_CUDA_WORK_DONE;
   if (found->closed || !wanted) return DS_CUDA_WORK_PLAIN;
   recording->watched = 1;
   if (++found->sights < RECORDED_SIGHT) return DS_CUDA_WORK_PLAIN;
   found->closed = 1;
-  return DS_CUDA_WORK_RECORDED;
+  return keep_key(found, recording) ? DS_CUDA_WORK_RECORDED : DS_CUDA_WORK_PLAIN;
 }
 
 static int begin_capture(ds_cuda_recording *recording) {
@@ -98,12 +113,13 @@ static int begin_capture(ds_cuda_recording *recording) {
 ds_status ds_recording_begin(const void *key, size_t key_bytes, void **stream, ds_cuda_recording *recording) {
   int wanted;
   *recording = (ds_cuda_recording){.state = DS_CUDA_WORK_PLAIN, .key = key, .key_bytes = key_bytes};
+  recording->hash = hash_of(key, key_bytes);
   DS_CHECK(ds_read_switch(DS_RECORDING_VARIABLE, &wanted));
   if (ds_cuda_is_captured((cudaStream_t)*stream)) return DS_OK;
   // Another thread may be capturing, which would forbid what launching a graph for the first time takes.
   const enum cudaStreamCaptureMode previous = ds_cuda_begin_relaxed();
   pthread_mutex_lock(&mutex);
-  recording->state = see(set_of(key, key_bytes), wanted, *stream, recording);
+  recording->state = see(wanted, *stream, recording);
   pthread_mutex_unlock(&mutex);
   if (recording->state == DS_CUDA_WORK_RECORDED) {
     recording->stream = *stream;
@@ -134,8 +150,8 @@ static int finish(const ds_cuda_recording *recording, int replayable) {
   if (!replayable) drop_graph(&recorded);
   if (recorded.graph == NULL) return 0;
   pthread_mutex_lock(&mutex);
-  entry *found = find(set_of(recording->key, recording->key_bytes), recording->key, recording->key_bytes);
-  if (found != NULL && found->graph == NULL)
+  entry *found = find(recording);
+  if (found != NULL && found->key != NULL && found->graph == NULL)
     found->graph = recorded.graph;
   else
     found = &recorded;
@@ -147,7 +163,7 @@ static int finish(const ds_cuda_recording *recording, int replayable) {
 
 static void close_key(const ds_cuda_recording *recording) {
   pthread_mutex_lock(&mutex);
-  entry *found = find(set_of(recording->key, recording->key_bytes), recording->key, recording->key_bytes);
+  entry *found = find(recording);
   if (found != NULL) found->closed = 1;
   pthread_mutex_unlock(&mutex);
 }

@@ -154,7 +154,10 @@ def _run_attention(
     if get("key_value") is None:
         key, value = project("k", context), project("v", context)
     else:
-        key, value = get("key_value").chunk(2, dim=-1)
+        # Copies: PyTorch's attention on CUDA reads vectors also where keys and values do not begin at one.
+        key, value = (
+            part.clone(memory_format=torch.contiguous_format) for part in get("key_value").chunk(2, dim=-1)
+        )
     inner = query.shape[-1]
     query, key, value = (
         part.reshape(batch, part.shape[1], heads, inner // heads).transpose(1, 2)
