@@ -35,7 +35,7 @@ static ds_status multiply(const ds_linear_params *params, const ds_tensor *like)
   return status;
 }
 
-// Rows on their way between their dtype and float32, the latter without gaps.
+// Rows on their way between 16 bits and float32, the latter without gaps.
 typedef struct conversion {
   const ds_cpu_kernels *kernels;
   ds_dtype dtype;
@@ -167,14 +167,13 @@ static ds_status multiply_parts(const ds_context *context, const ds_linear_param
 // A processor without products of 16 bits emulates them, at a third (bfloat16) to a tenth (float16) of
 // float32's speed.
 int ds_aten_linear_widens(ds_dtype dtype) {
-  return dtype == DS_FLOAT32 || !ds_cpu_multiplies(dtype);
+  return dtype != DS_FLOAT32 && !ds_cpu_multiplies(dtype);
 }
 
 // With few rows, widening a weight takes longer than emulating the product.
 static int is_better_widened(const ds_linear_params *params) {
   enum { FEWEST_ROWS = 16 };
-  return params->dtype != DS_FLOAT32 && params->rows >= FEWEST_ROWS && params->in_features > 0 &&
-         ds_aten_linear_widens(params->dtype);
+  return params->rows >= FEWEST_ROWS && params->in_features > 0 && ds_aten_linear_widens(params->dtype);
 }
 
 ds_status ds_aten_linear_cpu(const ds_context *context, const ds_linear_params *params,

@@ -6,8 +6,8 @@
 #include "ds_linear_params.h"
 #include "ds_torch.h"
 
-// Whether products of a dtype are best computed in float32 of which each operand is a copy: for which a
-// quantised weight serves as well.
+// Whether products of a dtype are best computed in float32, with a copy of each operand: a quantised weight
+// serves as well then.
 int ds_aten_linear_widens(ds_dtype dtype);
 
 // As ds_linear_params.h says, without a residual; with a quantised weight where products are widened. `like`:

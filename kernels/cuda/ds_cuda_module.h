@@ -74,8 +74,8 @@ typedef struct ds_cuda_module {
   // multiple of eight bytes. begin says how to enqueue it, and on which stream (*stream); nothing, and no
   // end, follows where it is done. `replayable`, at the end: the work succeeded, and went to *stream alone.
   // After the end *stream is the caller's again, and the work must be enqueued there where the state is
-  // DS_CUDA_WORK_PLAIN: it could not be recorded. DS_E_VALUE where the environment's DS_DIFFUSERS_RECORDING
-  // is neither 0, which turns recording off, nor 1.
+  // DS_CUDA_WORK_PLAIN: it could not be recorded. Work is recorded only where the environment says
+  // DS_DIFFUSERS_RECORDING=1; DS_E_VALUE where it says anything else than that or 0.
   ds_status (*recording_begin)(const void *key, size_t key_bytes, void **stream,
                                ds_cuda_recording *recording);
   void (*recording_end)(ds_cuda_recording *recording, int replayable, void **stream);

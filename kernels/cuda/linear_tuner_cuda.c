@@ -4,7 +4,7 @@
 #include <pthread.h>
 
 ds_status ds_linear_tuning_wanted(int *wanted) {
-  return ds_read_switch(DS_LINEAR_TUNING_VARIABLE, wanted);
+  return ds_read_switch(DS_LINEAR_TUNING_VARIABLE, 1, wanted);
 }
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;

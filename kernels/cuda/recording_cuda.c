@@ -87,12 +87,12 @@ static int launch(entry *of, void *stream) {
 }
 
 // What to do with the work at this sight of its key.
-static ds_cuda_recording_state see(int wanted, void *stream, ds_cuda_recording *recording) {
+static ds_cuda_recording_state see(void *stream, ds_cuda_recording *recording) {
   entry *found = find(recording);
   if (found == NULL) found = add(recording);
   found->last_use = ++uses;
-  if (found->graph != NULL && wanted && launch(found, stream)) return DS_CUDA_WORK_DONE;
-  if (found->closed || !wanted) return DS_CUDA_WORK_PLAIN;
+  if (found->graph != NULL && launch(found, stream)) return DS_CUDA_WORK_DONE;
+  if (found->closed) return DS_CUDA_WORK_PLAIN;
   recording->watched = 1;
   if (++found->sights < RECORDED_SIGHT) return DS_CUDA_WORK_PLAIN;
   found->closed = 1;
@@ -113,13 +113,14 @@ static int begin_capture(ds_cuda_recording *recording) {
 ds_status ds_recording_begin(const void *key, size_t key_bytes, void **stream, ds_cuda_recording *recording) {
   int wanted;
   *recording = (ds_cuda_recording){.state = DS_CUDA_WORK_PLAIN, .key = key, .key_bytes = key_bytes};
+  // At each call, so that a program may switch it.
+  DS_CHECK(ds_read_switch(DS_RECORDING_VARIABLE, 0, &wanted));
+  if (!wanted || ds_cuda_is_captured((cudaStream_t)*stream)) return DS_OK;
   recording->hash = hash_of(key, key_bytes);
-  DS_CHECK(ds_read_switch(DS_RECORDING_VARIABLE, &wanted));
-  if (ds_cuda_is_captured((cudaStream_t)*stream)) return DS_OK;
   // Another thread may be capturing, which would forbid what launching a graph for the first time takes.
   const enum cudaStreamCaptureMode previous = ds_cuda_begin_relaxed();
   pthread_mutex_lock(&mutex);
-  recording->state = see(wanted, *stream, recording);
+  recording->state = see(*stream, recording);
   pthread_mutex_unlock(&mutex);
   if (recording->state == DS_CUDA_WORK_RECORDED) {
     recording->stream = *stream;

@@ -8,7 +8,7 @@
 enum {
   DS_BLOCK_KEY_TENSORS = 35,         // arguments and output
   DS_BLOCK_KEY_TENSOR_WORDS = 2 + 8, // address; dtype and rank; up to four sizes and strides
-  DS_BLOCK_KEY_OTHERS = 7,
+  DS_BLOCK_KEY_OTHERS = 6,
   DS_BLOCK_KEY_WORDS = DS_BLOCK_KEY_TENSORS * DS_BLOCK_KEY_TENSOR_WORDS + DS_BLOCK_KEY_OTHERS
 };
 

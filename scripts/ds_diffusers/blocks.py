@@ -231,7 +231,7 @@ def _call_with_prompt(
     """With keys and values of the prompt that are kept, inside of `keep_prompt`."""
     prompts = calls.prompts
     if prompts is not None:
-        prompts.insert(block, arguments, encoder_hidden_states)
+        prompts.insert(block, arguments, hidden_states, encoder_hidden_states)
     return _call_operator(hidden_states, arguments, adapters)
 
 

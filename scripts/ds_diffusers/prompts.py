@@ -57,7 +57,7 @@ def keep_prompt(model: Any) -> PromptHandle:
         with ds_diffusers.keep_prompt(pipeline):
             image = pipeline("a photo of a lighthouse at dawn").images[0]
 
-    The results are the same. A prompt is known by its tensor (`encoder_hidden_states`): another tensor, a
+    The results are the same up to rounding. A prompt is known by its tensor (`encoder_hidden_states`): another tensor, a
     change in place, other weights or another device are seen at the next call, and computed with. Of each block
     the last two prompts are kept, so that guidance may call the model twice in a step. They take the memory of
     2 · tokens · channels elements for each block, prompt and batch entry, which is freed at the end of the
@@ -66,9 +66,10 @@ def keep_prompt(model: Any) -> PromptHandle:
     torch.jit trace, and while a CUDA graph is captured.
 
     What PyTorch does not count is not seen: inside the `with`, do not write to the prompt or to the weights of
-    attn2.to_k and attn2.to_v through `.data`, NumPy, or the replay of a CUDA graph. PEFT writes so where it
-    fuses LoRA adapters and takes them out again; that is seen, because of the layers that it puts in and takes
-    away.
+    attn2.to_k and attn2.to_v through `.data` (as diffusers' EMAModel does), NumPy, DLPack, collectives of
+    torch.distributed, kernels of your own, or the replay of a CUDA graph; leave the `with` before and enter it
+    again. PEFT writes through `.data` where it fuses LoRA adapters and takes them out again; that is seen,
+    because of the layers that it puts in and takes away.
 
     Args:
         model: a torch.nn.Module or a diffusers pipeline with patched blocks.
@@ -108,8 +109,9 @@ class PromptHandle:
 
     def __exit__(self, *exception: object) -> None:
         with _lock:
+            entered = self._entered.pop()
             _watch_layers(-1)
-            for reference in self._entered.pop():
+            for reference in entered:
                 calls = reference()
                 if calls is not None:
                     calls.prompts.handles -= 1
@@ -170,20 +172,22 @@ class KeptPrompts:
         # Replaced as a whole, never changed: several threads may call the block.
         self._entries: tuple[_Entry, ...] = ()
 
-    def insert(self, block: nn.Module, arguments: dict[str, Any], prompt: Tensor | None) -> None:
+    def insert(
+        self, block: nn.Module, arguments: dict[str, Any], hidden_states: Tensor, prompt: Tensor | None
+    ) -> None:
         """Puts keys and values in the place of what they come from among the arguments of block_forward for a
-        call with this prompt, unless they cannot be kept."""
+        call with this prompt, unless they cannot be kept, or the operator would refuse the prompt."""
         if "attn2_context" not in arguments or is_recorded() or is_captured():
             return
         if _has_lora_layers(block):
             self._entries = ()
             return
-        if not _is_counted(prompt):
+        if not _is_counted(prompt) or prompt.shape[0] != hidden_states.shape[0]:
             return
         weights = [arguments.get(name) for name in _WEIGHTS]
         key_value = self._find(prompt, weights)
         if key_value is None:
-            key_value = self._compute(prompt, arguments["attn2_context"], weights)
+            key_value = self._compute(prompt, weights)
         if key_value is not None:
             for name in ("attn2_context", *_WEIGHTS):
                 arguments.pop(name, None)
@@ -196,10 +200,13 @@ class KeptPrompts:
                 and entry.is_up_to_date(weights)
                 and entry.stream == _stream_of(prompt)
             ):
+                # The least recently used one is the last, and makes place.
+                others = [other for other in self._entries if other is not entry]
+                self._entries = (entry, *others[: PROMPTS - 1])
                 return entry.key_value
         return None
 
-    def _compute(self, prompt: Tensor, context: Tensor, weights: Sequence[Tensor | None]) -> Tensor | None:
+    def _compute(self, prompt: Tensor, weights: Sequence[Tensor | None]) -> Tensor | None:
         """Keys and values, which are kept from now on; None where they cannot be: the operator says why, or
         can do without their memory."""
         # Those that are out of date are of no use any more, and free their memory now.
@@ -211,8 +218,8 @@ class KeptPrompts:
         state, version, sources = _layers_state, prompt._version, tuple(map(_source_of, weights))
         key_weight, key_bias, value_weight, value_bias = weights
         try:
-            key = F.linear(context, key_weight, key_bias)
-            value = F.linear(context, value_weight, value_bias)
+            key = F.linear(prompt, key_weight, key_bias)
+            value = F.linear(prompt, value_weight, value_bias)
             key_value = torch.cat((key, value), dim=-1)
         except RuntimeError:
             return None

@@ -98,6 +98,37 @@ TEST_F(BlockKey, DependsOnNumbers) {
   expect_another<int64_t>("heads", &block.heads, 1);
 }
 
+TEST_F(BlockKey, DependsOnTheDevice) {
+  const key before = key_of_call();
+  for (const std::string &name : block.names()) block.at(name).device_index = 1;
+  block.output.device_index = 1;
+  EXPECT_NE(key_of_call(), before);
+}
+
+// All tensors' addresses are the first case's.
+TEST_F(BlockKey, DependsOnSizesAndDtypes) {
+  const key before = key_of_call();
+  const auto key_of = [&](block_options options) {
+    block_case other(options);
+    for (const std::string &name : other.names())
+      if (block.has(name)) other.at(name).data = block.at(name).data;
+    other.output.data = block.output.data;
+    services.last.clear();
+    EXPECT_EQ(other.call(nullptr, &services.table), DS_OK) << ds_error_message();
+    return services.last;
+  };
+  block_options options = block.options;
+  EXPECT_EQ(key_of(options), before);
+  options.dtype = DS_FLOAT16;
+  EXPECT_NE(key_of(options), before);
+  options = block.options;
+  options.ff_in_groups = 4;
+  EXPECT_NE(key_of(options), before);
+  options = block.options;
+  options.ff_inner = 8;
+  EXPECT_NE(key_of(options), before);
+}
+
 TEST_F(BlockKey, TellsWhichTensorsAreThere) {
   for (const std::string name : {"norm1_weight", "norm1_bias", "norm3_bias", "attn1_q_bias", "attn1_mask",
                                  "attn2_out_bias", "attn2_mask", "ff_in_bias", "ff_out_bias"})

@@ -131,6 +131,17 @@ def test_prompts_in_turn(seen: Seen) -> None:
         assert len(calls_of(block).prompts._entries) == prompts.PROMPTS
 
 
+def test_the_prompt_that_was_used_least_recently_makes_place(seen: Seen) -> None:
+    """A constant negative prompt stays, while the others change."""
+    block = patched()
+    sets = [block_arguments(block, seed) for seed in range(4)]
+    with ds_diffusers.keep_prompt(block):
+        for changing in sets[1:]:
+            check(block, changing)
+            check(block, sets[0])
+        assert seen.take() == ([True] * 6, 4)
+
+
 def test_inference_mode(seen: Seen) -> None:
     block = patched()
     values = block_arguments(block)
@@ -280,6 +291,11 @@ def test_one_handle_again(seen: Seen) -> None:
                 check(block, values)
             check(block, values)
     assert seen.take() == ([True] * 4, 2)
+
+
+def test_a_handle_that_is_left_without_being_entered() -> None:
+    with pytest.raises(IndexError):
+        ds_diffusers.keep_prompt(patched()).__exit__(None, None, None)
 
 
 def test_an_exception_drops_everything(seen: Seen) -> None:

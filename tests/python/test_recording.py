@@ -29,6 +29,11 @@ every_recorded_dtype = pytest.mark.parametrize(
 CALLS = 5  # two that are counted, one that is recorded, and two that are launched as it was
 
 
+@pytest.fixture(autouse=True)
+def recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_DIFFUSERS_RECORDING", "1")
+
+
 @contextmanager
 def unrecorded() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -95,6 +100,14 @@ def test_a_recorded_call_is_one_launch() -> None:
     for _ in range(CALLS):
         result_bits(arguments)
     assert graph_launches(lambda: result_bits(arguments)) == 1
+
+
+def test_nothing_is_recorded_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DS_DIFFUSERS_RECORDING")
+    arguments = plain_block(torch.float16)
+    for _ in range(CALLS):
+        result_bits(arguments)
+    assert graph_launches(lambda: result_bits(arguments)) == 0
 
 
 def test_float32_follows_the_precision_of_torch() -> None:

@@ -9,6 +9,11 @@ namespace {
 
 class Recording : public cuda_test {
 protected:
+  void SetUp() override {
+    cuda_test::SetUp();
+    setenv(DS_RECORDING_VARIABLE, "1", 1);
+  }
+
   struct key {
     uint64_t test, number;
   };
@@ -191,6 +196,8 @@ TEST_F(Recording, FollowsTheEnvironment) {
   EXPECT_EQ(module->recording_begin(&of, sizeof of, &on, &recording), DS_E_VALUE);
   EXPECT_STREQ(module->error_message(), "DS_DIFFUSERS_RECORDING is 'yes', must be 0 or 1");
   unsetenv(DS_RECORDING_VARIABLE);
+  EXPECT_EQ(enqueue_and_check(key_of(0), test), DS_CUDA_WORK_PLAIN);
+  setenv(DS_RECORDING_VARIABLE, "1", 1);
   EXPECT_EQ(enqueue_and_check(key_of(0), test), DS_CUDA_WORK_DONE);
 }
 

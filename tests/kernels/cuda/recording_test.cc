@@ -104,6 +104,7 @@ protected:
     now->captured = false;
     now->begin_error = now->end_error = now->launch_error = cudaSuccess;
     first_ = now->next;
+    setenv(DS_RECORDING_VARIABLE, "1", 1);
   }
 
   // Graphs of this test that there still are.
@@ -237,9 +238,11 @@ TEST_F(Recording, ServesThreadsAtOnce) {
 
 TEST_F(Recording, FollowsTheEnvironment) {
   expect_states(key_of(0), from_the_first);
-  setenv(DS_RECORDING_VARIABLE, "0", 1);
-  EXPECT_EQ(enqueue(key_of(0)), DS_CUDA_WORK_PLAIN);
-  for (int i = 0; i < 5; i++) EXPECT_EQ(enqueue(key_of(1)), DS_CUDA_WORK_PLAIN);
+  for (const char *value : {"0", ""}) {
+    setenv(DS_RECORDING_VARIABLE, value, 1);
+    EXPECT_EQ(enqueue(key_of(0)), DS_CUDA_WORK_PLAIN);
+    for (int i = 0; i < 5; i++) EXPECT_EQ(enqueue(key_of(1)), DS_CUDA_WORK_PLAIN);
+  }
   setenv(DS_RECORDING_VARIABLE, "yes", 1);
   ds_cuda_recording recording;
   void *stream = nullptr;
@@ -247,6 +250,8 @@ TEST_F(Recording, FollowsTheEnvironment) {
   EXPECT_EQ(ds_recording_begin(&of, sizeof of, &stream, &recording), DS_E_VALUE);
   EXPECT_STREQ(ds_error_message(), "DS_DIFFUSERS_RECORDING is 'yes', must be 0 or 1");
   unsetenv(DS_RECORDING_VARIABLE);
+  EXPECT_EQ(enqueue(key_of(0)), DS_CUDA_WORK_PLAIN);
+  setenv(DS_RECORDING_VARIABLE, "1", 1);
   EXPECT_EQ(enqueue(key_of(0)), DS_CUDA_WORK_DONE);
 }
 
