@@ -1,6 +1,5 @@
 #include "ds_aten_linear.h"
 #include "cpu/ds_cpu_dispatch.h"
-#include <string.h>
 
 // `rows` rows of `cols` elements; transposed: seen as its transpose.
 static ds_status matrix_view(const ds_tensor *like, const void *data, int64_t rows, int64_t cols,

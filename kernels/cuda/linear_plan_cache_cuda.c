@@ -1,4 +1,5 @@
 #include "linear_plan_cache_cuda.h"
+#include "ds_hash.h"
 #include <pthread.h>
 #include <string.h>
 
@@ -13,14 +14,7 @@ static uint64_t uses;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
 static entry *set_of(const ds_linear_key *key) {
-  uint64_t words[sizeof *key / sizeof(uint64_t)], hash = 0;
-  memcpy(words, key, sizeof words);
-  for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-    // An odd multiplier spreads a word's low bits upwards, the shift brings them down again.
-    hash = (hash ^ words[i]) * 0x9e3779b97f4a7c15u;
-    hash ^= hash >> 32;
-  }
-  return entries[hash % DS_LINEAR_PLAN_SETS];
+  return entries[ds_hash(key, sizeof *key) % DS_LINEAR_PLAN_SETS];
 }
 
 static entry *find(entry *set, const ds_linear_key *key) {

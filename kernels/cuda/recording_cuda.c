@@ -1,6 +1,7 @@
 #include "recording_cuda.h"
 #include "ds_cuda_device.h"
 #include "ds_environment.h"
+#include "ds_hash.h"
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -25,18 +26,6 @@ typedef struct entry {
 static entry entries[DS_RECORDING_SETS][DS_RECORDING_WAYS];
 static uint64_t uses;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-
-static uint64_t hash_of(const void *key, size_t key_bytes) {
-  uint64_t hash = 0;
-  for (size_t i = 0; i + sizeof hash <= key_bytes; i += sizeof hash) {
-    uint64_t word;
-    memcpy(&word, (const char *)key + i, sizeof word);
-    // An odd multiplier spreads a word's low bits upwards, the shift brings them down again.
-    hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
-    hash ^= hash >> 32;
-  }
-  return hash;
-}
 
 static int is_of(const entry *candidate, const ds_cuda_recording *recording) {
   if (candidate->last_use == 0 || candidate->hash != recording->hash) return 0;
@@ -116,7 +105,7 @@ ds_status ds_recording_begin(const void *key, size_t key_bytes, void **stream, d
   // At each call, so that a program may switch it.
   DS_CHECK(ds_read_switch(DS_RECORDING_VARIABLE, 0, &wanted));
   if (!wanted || ds_cuda_is_captured((cudaStream_t)*stream)) return DS_OK;
-  recording->hash = hash_of(key, key_bytes);
+  recording->hash = ds_hash(key, key_bytes);
   // Another thread may be capturing, which would forbid what launching a graph for the first time takes.
   const enum cudaStreamCaptureMode previous = ds_cuda_begin_relaxed();
   pthread_mutex_lock(&mutex);

@@ -55,8 +55,12 @@ def main() -> None:
     found = distribution_float32(a, coefficients)
     errors = np.abs(found / exact - 1)
     print(f"largest relative error up to {LAST}: {errors[a <= LAST].max():.2g}")
-    print("falls everywhere:", bool((np.diff(found) <= 0).all()), "and stays below the exact one beyond:",
-          bool((found <= exact)[a > LAST + 0.1].all()))
+    print(
+        "falls everywhere:",
+        bool((np.diff(found) <= 0).all()),
+        "and stays below the exact one beyond:",
+        bool((found <= exact)[a > LAST + 0.1].all()),
+    )
 
 
 if __name__ == "__main__":
